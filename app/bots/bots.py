@@ -1,0 +1,77 @@
+"""Bots: the tenants of an organisation. Whoever changes one tells the other processes afterwards (`announce`)."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+import sqlalchemy
+from sqlalchemy import orm
+
+from app.bots import models, schemas
+from app.bots.organisations import identifier
+from app.core import errors, ids, paging
+
+
+def create(
+    session: orm.Session, organisation: str, given: schemas.BotCreate, *, is_default: bool = False
+) -> models.Bot:
+    bot = models.Bot(
+        id=ids.new_uuid(),
+        organisation_id=identifier(organisation, "organisation"),
+        name=given.name,
+        settings=given.settings.model_dump(mode="json", exclude_unset=True),
+        webhook_secret=_new_webhook_secret(),
+        is_default=is_default,
+    )
+    session.add(bot)
+    session.flush()
+    return bot
+
+
+def list_page(
+    session: orm.Session, organisation: str, cursor: str | None = None, limit: int = 20
+) -> paging.Page[models.Bot]:
+    """Return an organisation's bots, newest first."""
+    statement = sqlalchemy.select(models.Bot).where(
+        models.Bot.organisation_id == identifier(organisation, "organisation"), models.Bot.deleted_at.is_(None)
+    )
+    return paging.newest_first(session, statement, [models.Bot.id], cursor, limit)
+
+
+def get(session: orm.Session, organisation: str, bot: str, *, lock: bool = False) -> models.Bot:
+    """Return a bot of this organisation; raise `NotFound`, also for a deleted one and another's."""
+    statement = sqlalchemy.select(models.Bot).where(
+        models.Bot.id == identifier(bot, "bot"),
+        models.Bot.organisation_id == identifier(organisation, "organisation"),
+        models.Bot.deleted_at.is_(None),
+    )
+    row = session.scalar(statement.with_for_update() if lock else statement)
+    if row is None:
+        raise errors.NotFound(f"There is no bot '{bot[:80]}'.", param="id")
+    return row
+
+
+def change(session: orm.Session, organisation: str, bot: str, given: schemas.BotChange) -> models.Bot:
+    """Change what is given and leave the rest; raise `NotFound`."""
+    row = get(session, organisation, bot, lock=True)
+    if "name" in given.model_fields_set:
+        row.name = given.name
+    row.settings = row.settings | given.settings.model_dump(mode="json", exclude_unset=True)
+    row.updated_at = sqlalchemy.func.now()
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def delete(session: orm.Session, organisation: str, bot: str) -> list[bytes]:
+    """Delete a bot and revoke its keys, whose digests are returned. Its history stays until its time is over."""
+    row = get(session, organisation, bot, lock=True)
+    row.deleted_at = sqlalchemy.func.now()
+    revoked = sqlalchemy.update(models.ApiKey).where(models.ApiKey.bot_id == row.id, models.ApiKey.revoked_at.is_(None))
+    return list(session.scalars(revoked.values(revoked_at=sqlalchemy.func.now()).returning(models.ApiKey.digest)))
+
+
+def _new_webhook_secret() -> str:
+    """Make a secret of Standard Webhooks' form: plain base64, since its libraries read no other."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(30)).decode()

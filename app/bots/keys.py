@@ -1,0 +1,83 @@
+"""API keys: made, listed, revoked. A key itself is kept nowhere, only its keyed hash and a prefix to know it by."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import sqlalchemy
+from sqlalchemy import orm
+
+from app.bots import models, schemas
+from app.bots.organisations import identifier
+from app.core import errors, ids, paging
+
+PREFIX = "rq_"
+PREFIX_LENGTH = 8
+
+
+def digest_of(secret_key: str, key: str) -> bytes:
+    """Return a key's HMAC-SHA256: without `SECRET_KEY`, a stolen table lets nobody even try keys."""
+    return hmac.digest(secret_key.encode(), key.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+def create(
+    session: orm.Session, secret_key: str, organisation: str, bot: str | None, given: schemas.KeyCreate
+) -> tuple[models.ApiKey, str]:
+    """Make a key for a bot, or without one for the organisation; return its row and the key, which cannot be had again.
+
+    Raises `InvalidRequest` where the scopes do not fit: an organisation's key has `org` alone, a bot's never has it.
+    """
+    if (set(given.scopes) != {"org"}) if bot is None else ("org" in given.scopes):
+        message = "An organisation's key has the scope 'org' alone, and a bot's never has it."
+        raise errors.InvalidRequest(message, param="scopes")
+    key = ids.new_secret(PREFIX)
+    row = models.ApiKey(
+        id=ids.new_uuid(),
+        organisation_id=identifier(organisation, "organisation"),
+        bot_id=identifier(bot, "bot") if bot else None,
+        name=given.name,
+        prefix=key.removeprefix(PREFIX)[:PREFIX_LENGTH],
+        digest=digest_of(secret_key, key),
+        scopes=sorted(set(given.scopes)),
+        daily_limit=given.daily_limit,
+        rate_limit_per_minute=given.rate_limit_per_minute,
+    )
+    session.add(row)
+    session.flush()
+    return row, key
+
+
+def list_page(
+    session: orm.Session, organisation: str, bot: str | None, cursor: str | None = None, limit: int = 20
+) -> paging.Page[models.ApiKey]:
+    """Return a bot's keys, or without one the organisation's own, newest first, revoked ones too."""
+    statement = sqlalchemy.select(models.ApiKey).where(
+        models.ApiKey.organisation_id == identifier(organisation, "organisation"),
+        models.ApiKey.bot_id == (identifier(bot, "bot") if bot else None),
+    )
+    return paging.newest_first(session, statement, [models.ApiKey.id], cursor, limit)
+
+
+def get(session: orm.Session, organisation: str, bot: str | None, key: str) -> models.ApiKey:
+    """Return a key by its id; raise `NotFound`."""
+    row = session.scalar(
+        sqlalchemy.select(models.ApiKey).where(
+            models.ApiKey.id == identifier(key, "key"),
+            models.ApiKey.organisation_id == identifier(organisation, "organisation"),
+            models.ApiKey.bot_id == (identifier(bot, "bot") if bot else None),
+        )
+    )
+    if row is None:
+        raise errors.NotFound(f"There is no key '{key[:80]}'.", param="id")
+    return row
+
+
+def revoke(session: orm.Session, organisation: str, bot: str | None, key: str) -> models.ApiKey:
+    """Revoke a key by its id, once and for all; raise `NotFound`. Announce its digest after the commit."""
+    row = get(session, organisation, bot, key)
+    if row.revoked_at is None:
+        row.revoked_at = sqlalchemy.func.now()
+        session.flush()
+        session.refresh(row)
+    return row

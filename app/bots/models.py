@@ -1,0 +1,115 @@
+"""The tables of organisations, bots, their keys and their users."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import orm
+
+from app.core.database import types
+from app.core.database.base import Base
+
+
+def _one_default(table: str) -> sqlalchemy.Index:
+    return sqlalchemy.Index(
+        f"uq_{table}_default", "is_default", unique=True, postgresql_where=sqlalchemy.text("is_default")
+    )
+
+
+class Organisation(Base):
+    """Who owns bots."""
+
+    __tablename__ = "organisations"
+    __table_args__ = (_one_default("organisations"),)
+
+    id: orm.Mapped[types.uuid_pk]
+    name: orm.Mapped[str]
+    is_default: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
+    created_at: orm.Mapped[types.created_at]
+
+
+class Bot(Base):
+    """A tenant. A deleted one keeps its row, since history still names it."""
+
+    __tablename__ = "bots"
+    __table_args__ = (
+        _one_default("bots"),
+        sqlalchemy.Index("ix_bots_organisation_id_id", "organisation_id", "id"),
+    )
+
+    id: orm.Mapped[types.uuid_pk]
+    organisation_id: orm.Mapped[uuid.UUID] = orm.mapped_column(sqlalchemy.ForeignKey("organisations.id"))
+    name: orm.Mapped[str]
+    settings: orm.Mapped[dict[str, Any]]
+    webhook_secret: orm.Mapped[str]
+    is_default: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
+    created_at: orm.Mapped[types.created_at]
+    updated_at: orm.Mapped[types.created_at]
+    deleted_at: orm.Mapped[datetime.datetime | None]
+
+
+class ApiKey(Base):
+    """A key: its keyed hash and what it may do. Without a bot it is the organisation's."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        sqlalchemy.UniqueConstraint("digest"),
+        sqlalchemy.Index("ix_api_keys_organisation_id_bot_id_id", "organisation_id", "bot_id", "id"),
+    )
+
+    id: orm.Mapped[types.uuid_pk]
+    organisation_id: orm.Mapped[uuid.UUID] = orm.mapped_column(sqlalchemy.ForeignKey("organisations.id"))
+    bot_id: orm.Mapped[uuid.UUID | None] = orm.mapped_column(sqlalchemy.ForeignKey("bots.id"))
+    name: orm.Mapped[str]
+    prefix: orm.Mapped[str]
+    digest: orm.Mapped[bytes]
+    scopes: orm.Mapped[list[str]]
+    daily_limit: orm.Mapped[int | None]
+    rate_limit_per_minute: orm.Mapped[int | None]
+    created_at: orm.Mapped[types.created_at]
+    last_used_at: orm.Mapped[datetime.datetime | None]
+    revoked_at: orm.Mapped[datetime.datetime | None]
+
+
+class User(Base):
+    """An end user of a bot. Rows are written behind, so `bot_id` is no foreign key: an outbox must never be refused.
+
+    `erased_at`: what was asked before it is kept without content and under a pseudonym, however late it is written.
+    `carried_on`, `carried_count`: requests of that local date which erasure took from under this user's name.
+    """
+
+    __tablename__ = "users"
+    __table_args__ = (sqlalchemy.UniqueConstraint("bot_id", "user_id"),)
+
+    id: orm.Mapped[types.serial_pk]
+    bot_id: orm.Mapped[uuid.UUID]
+    user_id: orm.Mapped[str]
+    language: orm.Mapped[str | None]
+    timezone: orm.Mapped[str | None]
+    daily_limit: orm.Mapped[int | None]
+    preferences: orm.Mapped[dict[str, Any] | None]
+    created_at: orm.Mapped[types.created_at]
+    last_seen_at: orm.Mapped[datetime.datetime | None]
+    erased_at: orm.Mapped[datetime.datetime | None]
+    carried_on: orm.Mapped[datetime.date | None]
+    carried_count: orm.Mapped[int] = orm.mapped_column(server_default="0")
+
+
+class UserIdentity(Base):
+    """A name by which a channel knows a user."""
+
+    __tablename__ = "user_identities"
+    __table_args__ = (
+        sqlalchemy.UniqueConstraint("bot_id", "channel", "external_id"),
+        sqlalchemy.Index(None, "user_id"),
+    )
+
+    id: orm.Mapped[types.serial_pk]
+    bot_id: orm.Mapped[uuid.UUID]
+    channel: orm.Mapped[str]
+    external_id: orm.Mapped[str]
+    user_id: orm.Mapped[types.long] = orm.mapped_column(sqlalchemy.ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: orm.Mapped[types.created_at]

@@ -1,0 +1,74 @@
+"""The right to erasure: what a user said goes, everywhere; what was counted stays, under a pseudonym."""
+
+from __future__ import annotations
+
+import contextlib
+
+import orjson
+
+from app.chat.tasks import Tasks
+from app.core import clock, errors, ids
+from app.core.database.engine import Sessions
+from app.core.store import Keys
+from app.dialogs.live import LiveDialogs
+from app.history import reads
+from app.limits.days import Days
+
+_PAGE = 100
+_KEPT_MS = 2 * 86_400_000
+
+
+class Erasure:
+    """Forgets users."""
+
+    def __init__(
+        self, tasks: Tasks, dialogs: LiveDialogs, days: Days, keys: Keys, sessions: Sessions, shards: int
+    ) -> None:
+        self.tasks = tasks
+        self.dialogs = dialogs
+        self.days = days
+        self.keys = keys
+        self.sessions = sessions
+        self.shards = shards
+
+    def erase(self, bot: str, user: str) -> None:
+        """Forget a user's dialogs, contexts, answers and history; his open tasks are cancelled first.
+
+        The day's count stays, so that nobody erases himself a second day."""
+        shard = ids.shard_of(bot, self.shards)
+        self._end_tasks(self._recent_tasks(bot, user, shard))
+        with self.sessions.begin() as session:
+            refs = reads.erase_user(session, bot, user, shard=shard)
+        store = self.dialogs.scripts.store
+        known = store.call("HGET", self.keys.of_user("profile", shard, bot, user), "dialog")
+        for ref in {*refs, *([known.decode()] if known else [])}:
+            self.dialogs.forget(bot, ref)
+        store.call("DEL", self.keys.of_user("session", shard, bot, user))
+        self.days.change(shard, bot, user)
+
+    def _recent_tasks(self, bot: str, user: str, shard: int) -> set[str]:
+        """Return the tasks that Redis may still hold: those of the last days, on their way to the history or there."""
+        found = {
+            fields["ref"]
+            for _, fields in self.dialogs.outbox.pending("history", shard)
+            if (row := orjson.loads(fields["row"]))["user"] == user and row["bot"] == bot
+        }
+        oldest, cursor = clock.now_ms() - _KEPT_MS, None
+        while True:
+            with self.sessions.begin() as session:
+                page = reads.list_tasks(session, bot, None, user, cursor, _PAGE)
+                rows = [(ids.ref_of(shard, row.id), row.created_at.timestamp() * 1000) for row in page.data]
+            found.update(ref for ref, _ in rows)
+            cursor = page.next_cursor
+            if cursor is None or rows[-1][1] < oldest:
+                return found
+
+    def _end_tasks(self, refs: set[str]) -> None:
+        """Cancel what is open; of what has ended take the record away, its answer with it."""
+        for ref in refs:
+            with contextlib.suppress(errors.NotFound, errors.AlreadyFinished):
+                self.tasks.cancel(ref)
+            task = self.tasks.read(ref)
+            if task is not None and not task.open and not self.tasks.ledger.unsettled(task):
+                names = [self.keys.of_task(name, ref) for name in ("task", "deltas", "waiters")]
+                self.dialogs.scripts.store.call("UNLINK", *names)

@@ -1,0 +1,13 @@
+"""The default system prompt, which a bot replaces by its own."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+
+@functools.cache
+def default(file: str = "") -> str:
+    """Return the text of `file` (the setting SYSTEM_PROMPT_FILE), or the one that comes with Repliq."""
+    path = Path(file) if file else Path(__file__).parent / "default.md"
+    return path.read_text(encoding="utf-8").strip()

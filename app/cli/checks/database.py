@@ -1,0 +1,91 @@
+"""Checks of PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import TYPE_CHECKING, Any
+
+from app.cli.checks.findings import Finding, Findings, clock, ms
+from app.core import errors
+from app.core.settings import Settings
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+OLDEST = 14
+_MANY = 0.8
+
+
+def server(given: Settings) -> Findings:
+    """Look at PostgreSQL: the server, its settings, the migrations and the partitions."""
+    from app.core.database import engine, translated
+
+    made = engine.make_engine(given.database_url, 1, 0)
+    try:
+        started = time.perf_counter()
+        with translated(), made.connect() as connection:
+            took = time.perf_counter() - started
+            yield from _postgres_server(connection, took)
+            yield from _postgres_connections(connection, given)
+            yield from clock("PostgreSQL", lambda: float(_value(connection, "extract(epoch FROM clock_timestamp())")))
+            yield from _migrations(connection, given)
+    except errors.Unavailable as error:
+        yield Finding("problem", "PostgreSQL", str(error), "start it, or mend DATABASE_URL")
+    finally:
+        made.dispose()
+
+
+def _value(connection: sqlalchemy.Connection, expression: str) -> Any:
+    return connection.exec_driver_sql(f"SELECT {expression}").scalar()
+
+
+def _setting(connection: sqlalchemy.Connection, name: str) -> str:
+    return str(_value(connection, f"current_setting('{name}')"))
+
+
+def _postgres_server(connection: sqlalchemy.Connection, took: float) -> Findings:
+    version = _setting(connection, "server_version")
+    if int(_setting(connection, "server_version_num")) < OLDEST * 10_000:
+        yield Finding("problem", "PostgreSQL", f"version {version}", f"{OLDEST} is the oldest that will do")
+    else:
+        yield Finding("ok", "PostgreSQL", f"version {version}, connected in {ms(took)}")
+    encoding = _setting(connection, "server_encoding")
+    if encoding != "UTF8":
+        advice = "make the database anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        yield Finding("problem", "PostgreSQL", f"encoding {encoding}: it cannot hold every language", advice)
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if _setting(connection, name) == "off":
+            yield Finding("warning", "PostgreSQL", f"{name} is off: a crash may lose what was written", f"{name} = on")
+
+
+def _postgres_connections(connection: sqlalchemy.Connection, given: Settings) -> Findings:
+    most = int(_setting(connection, "max_connections"))
+    processes = (given.api_processes or given.cores) + (given.worker_processes or given.cores)
+    wanted = processes * (given.database_pool_size + given.database_max_overflow)
+    if wanted > most * _MANY:
+        text = f"{processes} processes may want {wanted} connections; the server has {most}"
+        yield Finding("warning", "PostgreSQL", text, "lower DATABASE_MAX_OVERFLOW, or raise max_connections")
+
+
+def _migrations(connection: sqlalchemy.Connection, given: Settings) -> Findings:
+    from app.core.database import migrate
+    from app.history import partitions
+
+    now, head = migrate.current(given.database_url), migrate.head()
+    if now is None or now < head:
+        yield Finding("problem", "migrations", f"at {now or 'none'}, this release has {head}", "repliq migrate")
+        return
+    if now > head:
+        yield Finding("warning", "migrations", f"at {now}, this release knows {head}: the code is an older one")
+    else:
+        yield Finding("ok", "migrations", f"at {now}, the newest")
+    today = datetime.datetime.now(datetime.UTC).date()
+    following = (today.replace(day=1) + datetime.timedelta(days=32)).replace(day=1)
+    names = [f"{partitions.TABLE}_{month:%Y_%m}" for month in (today, following)]
+    missing = [name for name in names if _value(connection, f"to_regclass('{name}')") is None]
+    if missing:
+        advice = "repliq migrate; beat makes them every night, so look whether it runs"
+        yield Finding("warning", "partitions", f"missing: {', '.join(missing)}", advice)
+    else:
+        yield Finding("ok", "partitions", "this month's and the next one's are there")

@@ -1,0 +1,1 @@
+"""What every domain stands on and what stands on nothing of ours."""

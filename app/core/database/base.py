@@ -1,0 +1,31 @@
+"""The declarative base of the main database; each domain's `models` hangs its tables on it."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(orm.DeclarativeBase):
+    """The base of every table of the main database."""
+
+    metadata = sqlalchemy.MetaData(naming_convention=NAMES)
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it as it is
+        datetime.datetime: sqlalchemy.DateTime(timezone=True),
+        dict[str, Any]: postgresql.JSONB(none_as_null=True),
+        list[str]: postgresql.ARRAY(sqlalchemy.Text),
+        uuid.UUID: sqlalchemy.Uuid(),
+    }

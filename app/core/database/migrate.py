@@ -1,0 +1,113 @@
+"""Migrations of the main database, under a lock, so that any number of processes may start at once.
+
+Without anything to do this costs one query: Alembic is imported only when there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import psycopg2.errors
+
+from app.core import errors
+
+if TYPE_CHECKING:
+    import alembic.config
+
+FOLDER = Path(__file__).resolve().parents[3] / "migrations"
+VERSION_TABLE = "repliq_version"
+_LOCK = 0x7271_0001  # advisory, for the connection
+_FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py")
+
+
+def head() -> str:
+    """Return the newest migration's number, by the file names alone."""
+    numbers = [match[1] for path in (FOLDER / "main").iterdir() if (match := _FILE.fullmatch(path.name))]
+    if not numbers:
+        raise errors.ConfigurationError("The migrations are missing; install Repliq again.")
+    return max(numbers)
+
+
+def current(url: str) -> str | None:
+    """Return the database's revision, None where it is empty; raise `Unavailable` without a server."""
+    with _connected(url) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute(f"SELECT version_num FROM {VERSION_TABLE}")
+        except psycopg2.errors.UndefinedTable:
+            return None
+        row = cursor.fetchone()
+        return row[0] if row else None
+
+
+def is_at_head(url: str) -> bool:
+    return current(url) == head()
+
+
+def upgrade(url: str, revision: str = "head") -> bool:
+    """Bring the database up to a revision, and tell whether there was anything to do.
+
+    A database ahead of this code (the code alone was rolled back) is left: a migration suits the release before.
+    """
+    now, goal = current(url), head() if revision == "head" else revision
+    if now is not None and now >= goal:
+        return False
+    return _run(url, "upgrade", revision)
+
+
+def downgrade(url: str, revision: str) -> bool:
+    """Take the database back to a revision, `base` for an empty one."""
+    if current(url) is None:
+        return False
+    return _run(url, "downgrade", revision)
+
+
+def sql(url: str, revision: str = "head") -> None:
+    """Print the SQL that an upgrade from nothing would run, without a server."""
+    import alembic.command
+
+    alembic.command.upgrade(configuration(url=url), revision, sql=True)
+
+
+def configuration(**attributes: Any) -> alembic.config.Config:
+    """Return Alembic's configuration; `attributes` reach `migrations/env.py`: `connection`, or `url` when offline."""
+    import alembic.config
+
+    config = alembic.config.Config()
+    options = {"script_location": FOLDER, "version_locations": FOLDER / "main", "path_separator": "newline"}
+    for name, value in options.items():
+        config.set_main_option(name, str(value).replace("%", "%%"))
+    config.attributes.update(attributes, version_table=VERSION_TABLE)
+    return config
+
+
+def _run(url: str, direction: str, revision: str) -> bool:
+    import alembic.command
+    import sqlalchemy
+
+    from app.core.database.engine import translated
+
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with translated(), engine.connect() as connection:
+        # The lock is the connection's, not a transaction's: a migration may commit (CREATE INDEX CONCURRENTLY).
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        connection.commit()
+        getattr(alembic.command, direction)(configuration(connection=connection), revision)
+        connection.commit()
+    return True
+
+
+@contextlib.contextmanager
+def _connected(url: str) -> Iterator[Any]:
+    try:
+        connection = psycopg2.connect(url.replace("postgresql+psycopg2://", "postgresql://", 1), connect_timeout=3)
+    except psycopg2.OperationalError as error:
+        raise errors.Unavailable(f"PostgreSQL cannot be reached: {str(error).strip().partition(chr(10))[0]}") from error
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,74 @@
+"""Gauges that are the same whoever asks: read from Redis when the metrics are, so that no process has to keep them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from app.core import clock, errors
+from app.core.store import Keys, Store
+
+_STARTED = time.time()
+OUTBOXES = ("history", "dialogs")
+
+
+def lines(store: Store, keys: Keys) -> list[str]:
+    """Return the lines; without Redis only the ones that need none."""
+    found = [
+        "# TYPE dialog_service_uptime_seconds gauge",
+        f"dialog_service_uptime_seconds {time.time() - _STARTED:.0f}",
+    ]
+    with contextlib.suppress(errors.Unavailable):
+        found += _from_redis(store, keys)
+    return found
+
+
+def _from_redis(store: Store, keys: Keys) -> list[str]:
+    shards = range(keys.shards)
+    with store.borrow() as client:
+        pipe = client.pipeline(transaction=False)
+        for shard in shards:
+            pipe.zcard(keys.of_shard("queued", shard))
+            pipe.zcard(keys.of_shard("waiting", shard))
+            pipe.zrange(keys.of_shard("queued", shard), 0, 0, withscores=True)
+            for stream in OUTBOXES:
+                pipe.xlen(keys.of_outbox(stream, shard))
+                pipe.xrange(keys.of_outbox(stream, shard), count=1)
+        replies = pipe.execute()
+        memory = _memory(client.info("memory"))
+    step = 3 + 2 * len(OUTBOXES)
+    rows = [replies[i : i + step] for i in range(0, len(replies), step)]
+    now = clock.now_ms()
+    oldest = [row[2][0][1] for row in rows if row[2]]
+    age = max(0.0, (now - min(oldest)) / 1000) if oldest else 0.0
+    found = ["# TYPE task_queue_depth gauge", f'task_queue_depth{{queue="chat"}} {sum(row[0] for row in rows)}']
+    found += [f'task_queue_depth{{queue="chat_held_back"}} {sum(row[1] for row in rows)}']
+    found += ["# TYPE task_oldest_age_seconds gauge", f'task_oldest_age_seconds{{queue="chat"}} {age:.3f}']
+    found += [
+        "# TYPE outbox_length gauge",
+        *(
+            f'outbox_length{{stream="{stream}"}} {sum(row[3 + 2 * i] for row in rows)}'
+            for i, stream in enumerate(OUTBOXES)
+        ),
+    ]
+    found += [
+        "# TYPE outbox_lag_seconds gauge",
+        *(
+            f'outbox_lag_seconds{{stream="{stream}"}} {_lag(rows, 4 + 2 * i, now):.3f}'
+            for i, stream in enumerate(OUTBOXES)
+        ),
+    ]
+    return [*found, "# TYPE dialog_memory_usage_bytes gauge", f"dialog_memory_usage_bytes {memory}"]
+
+
+def _memory(found: dict[str, Any]) -> int:
+    """Return the bytes in use; of a cluster each node tells its own."""
+    if "used_memory" in found:
+        return int(found["used_memory"])
+    return sum(int(node["used_memory"]) for node in found.values())
+
+
+def _lag(rows: list[list[Any]], column: int, now: int) -> float:
+    first = [int(row[column][0][0].split(b"-")[0]) for row in rows if row[column]]
+    return max(0.0, (now - min(first)) / 1000) if first else 0.0

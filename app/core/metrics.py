@@ -1,0 +1,112 @@
+"""The metrics of data.md: counters, histograms and gauges, right with many processes through the client's multiprocess files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import prometheus_client as prometheus
+from prometheus_client import multiprocess
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
+
+api_requests = prometheus.Counter("dialog_api_requests_total", "HTTP requests", ["method", "route", "status"])
+api_seconds = prometheus.Histogram(
+    "dialog_api_request_duration_seconds", "HTTP requests, seconds", ["method", "route"], buckets=_SLOW
+)
+api_waiters = prometheus.Gauge("api_waiters", "Requests that wait for a task", multiprocess_mode="livesum")
+
+chat_requests = prometheus.Counter("chat_requests_total", "Ended chat requests", ["status", "provider", "model"])
+chat_tokens = prometheus.Counter("chat_tokens_total", "Tokens of chat requests", ["kind", "model"])
+chat_cost_usd = prometheus.Counter("chat_cost_usd_total", "Cost of chat requests, USD", ["provider", "model"])
+limit_refusals = prometheus.Counter("chat_limit_refusals_total", "Requests refused by a limit", ["code"])
+limit_check_seconds = prometheus.Histogram("limit_check_seconds", "Admission, seconds", buckets=_FAST)
+history_save_seconds = prometheus.Histogram(
+    "history_save_seconds", "One batch written to PostgreSQL, seconds", ["stream"], buckets=_SLOW
+)
+messages = prometheus.Counter("dialog_messages_total", "Messages appended to dialogs", ["role"])
+context_reads = prometheus.Counter(
+    "dialog_context_cache_total", "Context reads: hit in Redis, or loaded from PostgreSQL", ["result"]
+)
+
+redis_operations = prometheus.Counter("dialog_redis_operations_total", "Lua scripts run", ["script", "status"])
+redis_seconds = prometheus.Histogram(
+    "dialog_redis_operation_duration_seconds", "Lua scripts, seconds", ["script"], buckets=_FAST
+)
+
+queue_wait_seconds = prometheus.Histogram(
+    "task_queue_wait_seconds", "From sending to claiming, seconds", ["queue"], buckets=_SLOW
+)
+task_seconds = prometheus.Histogram("task_duration_seconds", "Tasks, seconds", ["task", "status"], buckets=_SLOW)
+task_retries = prometheus.Counter("task_retries_total", "Tasks sent again", ["task"])
+task_in_flight = prometheus.Gauge("task_in_flight", "Tasks that run", ["queue"], multiprocess_mode="livesum")
+
+llm_requests = prometheus.Counter("llm_requests_total", "Calls of model providers", ["provider", "model", "status"])
+llm_seconds = prometheus.Histogram(
+    "llm_request_duration_seconds", "Calls of model providers, seconds", ["provider"], buckets=_SLOW
+)
+llm_first_token_seconds = prometheus.Histogram(
+    "llm_time_to_first_token_seconds", "Until a stream's first token, seconds", ["provider"], buckets=_SLOW
+)
+price_unknown = prometheus.Counter("llm_price_unknown_total", "Answers of a model without a price", ["model"])
+
+beat_last_run = prometheus.Gauge(
+    "beat_last_run_timestamp_seconds", "When a beat entry last ran", ["entry"], multiprocess_mode="mostrecent"
+)
+
+for _code in (
+    "daily_limit_exceeded",
+    "rate_limit_exceeded",
+    "token_limit_exceeded",
+    "concurrency_limit_exceeded",
+    "budget_exceeded",
+    "overloaded",
+):
+    limit_refusals.labels(_code)
+
+
+KNOWN_MODELS: set[str] = set()
+"""The configured names; the label of any other model is `other`, so that callers cannot make series at will."""
+
+
+def model_label(model: object) -> str:
+    return model if isinstance(model, str) and model in KNOWN_MODELS else "other"
+
+
+def observe_script(name: str, status: str, seconds: float) -> None:
+    """Count one run of a script."""
+    operations, duration = _script_metrics(name, status)
+    operations.inc()
+    duration.observe(seconds)
+
+
+_script_cache: dict[tuple[str, str], tuple[prometheus.Counter, prometheus.Histogram]] = {}
+
+
+def _script_metrics(name: str, status: str) -> tuple[prometheus.Counter, prometheus.Histogram]:
+    known = _script_cache.get((name, status))  # labels() costs more than the observation
+    if known is None:
+        known = _script_cache[name, status] = (redis_operations.labels(name, status), redis_seconds.labels(name))
+    return known
+
+
+def _forget_dead(folder: str) -> None:
+    """Take away the live gauges of processes that are gone; nobody else tells the client of their end."""
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        pid = path.stem.rsplit("_", 1)[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            path.unlink(missing_ok=True)
+
+
+def expose(extra: Iterable[str] = ()) -> bytes:
+    """Write all metrics of all processes in Prometheus' text format, and `extra` lines behind."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        _forget_dead(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        registry = prometheus.CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        prometheus.ProcessCollector(registry=registry)
+    else:
+        registry = prometheus.REGISTRY
+    return bytes(prometheus.generate_latest(registry)) + "".join(line + "\n" for line in extra).encode()

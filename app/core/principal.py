@@ -1,0 +1,25 @@
+"""Who calls: what authentication yields and every route asks. `app.bots.directory` makes it of a key."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Kind = Literal["bot_key", "organisation_key"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller: an organisation, with one of its bots or (an organisation's key) with none, and what he may do.
+
+    `daily_limit` and `rate_limit_per_minute` are the key's own, for requests that name no user.
+    """
+
+    kind: Kind
+    organisation: str
+    bot: str | None
+    scopes: frozenset[str]
+    key_id: str
+    key_prefix: str
+    daily_limit: int | None
+    rate_limit_per_minute: int | None

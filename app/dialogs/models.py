@@ -1,0 +1,53 @@
+"""The lasting copy of dialogs and their messages, written behind from Redis."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import orm
+
+from app.core.database import types
+from app.core.database.base import Base
+
+
+class Dialog(Base):
+    """A dialog. `kind` is `chat` for the one that /v1/chat/send keeps for a user, `dialog` for the others."""
+
+    __tablename__ = "dialogs"
+    __table_args__ = (sqlalchemy.Index(None, "bot_id", "user_id", "id"),)
+
+    id: orm.Mapped[types.uuid_pk]
+    bot_id: orm.Mapped[uuid.UUID]
+    user_id: orm.Mapped[str]
+    kind: orm.Mapped[str]
+    title: orm.Mapped[str | None]
+    status: orm.Mapped[str] = orm.mapped_column(server_default="active")
+    details: orm.Mapped[dict[str, Any]] = orm.mapped_column("metadata", server_default=sqlalchemy.text("'{}'::jsonb"))
+    version: orm.Mapped[types.long] = orm.mapped_column(server_default="0")
+    last_seq: orm.Mapped[types.long] = orm.mapped_column(server_default="0")
+    message_count: orm.Mapped[types.long] = orm.mapped_column(server_default="0")
+    token_count: orm.Mapped[types.long] = orm.mapped_column(server_default="0")
+    created_at: orm.Mapped[types.created_at]
+    updated_at: orm.Mapped[types.created_at]
+    last_message_at: orm.Mapped[datetime.datetime | None]
+
+
+class DialogMessage(Base):
+    """A message; `seq` counts from 1 in its dialog, `mid` is the id that makes an append repeatable."""
+
+    __tablename__ = "dialog_messages"
+    __table_args__ = (sqlalchemy.UniqueConstraint("dialog_id", "mid"),)
+
+    dialog_id: orm.Mapped[uuid.UUID] = orm.mapped_column(
+        sqlalchemy.ForeignKey("dialogs.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: orm.Mapped[types.long] = orm.mapped_column(primary_key=True, autoincrement=False)
+    mid: orm.Mapped[types.text]
+    role: orm.Mapped[str]
+    content: orm.Mapped[types.text]
+    tokens: orm.Mapped[int] = orm.mapped_column(server_default="0")
+    details: orm.Mapped[dict[str, Any] | None] = orm.mapped_column("metadata")
+    created_at: orm.Mapped[types.created_at]

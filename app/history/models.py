@@ -1,0 +1,109 @@
+"""The tables of requests, sessions and the exchanges of Telegram users."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import orm
+
+from app.core.database import types
+from app.core.database.base import Base
+
+
+class RequestHistory(Base):
+    """One task, by its id. Partitioned by month of `created_at`, which is when it was admitted (Redis' clock)."""
+
+    __tablename__ = "request_history"
+    __table_args__ = (
+        sqlalchemy.Index("ix_request_history_user", "bot_id", "user_id", sqlalchemy.text("created_at DESC")),
+        sqlalchemy.Index("ix_request_history_bot", "bot_id", sqlalchemy.text("created_at DESC"), "id"),
+        sqlalchemy.Index("ix_request_history_session", "bot_id", "session_id"),
+        sqlalchemy.Index(
+            "ix_request_history_pending", "created_at", postgresql_where=sqlalchemy.text("status = 'pending'")
+        ),
+        {"postgresql_partition_by": "RANGE (created_at)"},
+    )
+
+    id: orm.Mapped[types.uuid_pk]
+    bot_id: orm.Mapped[uuid.UUID]
+    user_id: orm.Mapped[str]
+    session_id: orm.Mapped[str | None]
+    request_type: orm.Mapped[str]
+    provider: orm.Mapped[str]
+    model: orm.Mapped[str]
+    request_data: orm.Mapped[dict[str, Any]]
+    response_data: orm.Mapped[dict[str, Any] | None]
+    tokens_used: orm.Mapped[int | None]
+    prompt_tokens: orm.Mapped[int | None]
+    completion_tokens: orm.Mapped[int | None]
+    cost: orm.Mapped[types.usd | None]
+    response_time: orm.Mapped[int | None]
+    status: orm.Mapped[str]
+    error_message: orm.Mapped[types.text | None]
+    error_code: orm.Mapped[str | None]
+    request_id: orm.Mapped[str | None]
+    dialog_id: orm.Mapped[uuid.UUID | None]
+    counted: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
+    local_date: orm.Mapped[datetime.date | None]
+    cached: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
+    attempts: orm.Mapped[int] = orm.mapped_column(server_default="0")
+    created_at: orm.Mapped[datetime.datetime] = orm.mapped_column(primary_key=True)
+    updated_at: orm.Mapped[types.created_at]
+
+
+class SessionHistory(Base):
+    """A user's requests that belong together; counts are of those that have ended."""
+
+    __tablename__ = "session_history"
+    __table_args__ = (
+        sqlalchemy.UniqueConstraint("bot_id", "user_id", "session_key"),
+        sqlalchemy.Index(
+            "ix_session_history_open", "last_request_at", postgresql_where=sqlalchemy.text("ended_at IS NULL")
+        ),
+    )
+
+    id: orm.Mapped[types.uuid_pk]
+    session_key: orm.Mapped[str]
+    bot_id: orm.Mapped[uuid.UUID]
+    user_id: orm.Mapped[str]
+    started_at: orm.Mapped[datetime.datetime]
+    ended_at: orm.Mapped[datetime.datetime | None]
+    duration: orm.Mapped[int | None]
+    requests_count: orm.Mapped[int] = orm.mapped_column(server_default="0")
+    total_tokens: orm.Mapped[int] = orm.mapped_column(server_default="0")
+    total_cost: orm.Mapped[decimal.Decimal] = orm.mapped_column(sqlalchemy.Numeric(20, 10), server_default="0")
+    last_request_at: orm.Mapped[datetime.datetime]
+    properties: orm.Mapped[dict[str, Any] | None]
+    created_at: orm.Mapped[types.created_at]
+    updated_at: orm.Mapped[types.created_at]
+
+
+class Exchange(Base):
+    """A question of a Telegram user and its answer."""
+
+    __tablename__ = "ai_chat_requests"
+    __table_args__ = (
+        sqlalchemy.UniqueConstraint("task_id"),
+        sqlalchemy.Index(
+            "ix_ai_chat_requests_user",
+            "bot_id",
+            "telegram_id",
+            sqlalchemy.text("created_at DESC"),
+            sqlalchemy.text("id DESC"),
+        ),
+    )
+
+    id: orm.Mapped[types.serial_pk]
+    task_id: orm.Mapped[uuid.UUID]
+    bot_id: orm.Mapped[uuid.UUID]
+    telegram_id: orm.Mapped[types.long]
+    user_id: orm.Mapped[types.long] = orm.mapped_column(sqlalchemy.ForeignKey("users.id"))
+    message: orm.Mapped[types.text]
+    response: orm.Mapped[types.text]
+    tokens_used: orm.Mapped[int] = orm.mapped_column(server_default="0")
+    request_date: orm.Mapped[datetime.date]
+    created_at: orm.Mapped[types.created_at]

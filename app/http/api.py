@@ -1,0 +1,133 @@
+"""The table of routes: each says its scope, its schemas and its answers once; from that come checks, errors and the OpenAPI document."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flask
+import orjson
+import pydantic
+import structlog
+
+from app.core import errors, metrics
+from app.core.principal import Principal
+from app.http import context, idempotency, problems
+from app.http.context import Context
+
+Answer = Any  # a flask.Response, or (object, status, headers) with the last two optional
+NOBODY = Principal("bot_key", "", None, frozenset(), "", "", None, None)
+_OPTIONS = orjson.OPT_NON_STR_KEYS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `answers`: status -> model or description; `open` needs no key; `once` replays by Idempotency-Key."""
+
+    method: str
+    paths: tuple[str, ...]
+    view: Callable[..., Answer]
+    tag: str
+    scope: str | None = None
+    open: bool = False
+    body: type[pydantic.BaseModel] | None = None
+    query: type[pydantic.BaseModel] | None = None
+    answers: dict[int, Any] = dataclasses.field(default_factory=dict)
+    once: bool = False
+    limited: bool = False
+    secret: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+
+class Api:
+    """Collects the routes of a module."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.routes: list[Route] = []
+
+    def route(self, method: str, *paths: str, **facts: Any) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+        """Put a view into the table. It is called with the context and the path's variables."""
+
+        def add(view: Callable[..., Answer]) -> Callable[..., Answer]:
+            self.routes.append(Route(method, paths, view, self.tag, **facts))
+            return view
+
+        return add
+
+
+def register(app: flask.Flask, route: Route) -> None:
+    """Bind a route to Flask."""
+    handler = _handler(route)
+    for number, path in enumerate(route.paths):
+        app.add_url_rule(path, f"{route.tag}.{route.view.__name__}.{number}", handler, methods=[route.method])
+
+
+def _handler(route: Route) -> Callable[..., flask.Response]:
+    def handle(**variables: str) -> flask.Response:
+        flask.g.route = route.path
+        runtime = flask.current_app.extensions["repliq"]
+        principal = NOBODY if route.open else runtime.directory.authenticate(context.api_key())
+        if route.scope and route.scope not in principal.scopes:
+            raise errors.MissingScope(f"This key lacks the scope '{route.scope}'.")
+        call = Context(runtime, principal, flask.g.request_id)
+        try:
+            if route.query is not None:
+                call.query = context.parse_query(route.query)
+            if route.body is not None:
+                call.raw = context.json_object()
+                call.body = route.body.model_validate(call.raw)
+        except pydantic.ValidationError as error:
+            return problems.of_validation(error)
+        except RecursionError:
+            raise errors.MalformedJson("The body is nested too deeply.") from None
+        if route.once and context.idempotency_key():
+            return idempotency.once(call, route, lambda: respond(route.view(call, **variables)))
+        return respond(route.view(call, **variables))
+
+    return handle
+
+
+def respond(answer: Answer) -> flask.Response:
+    """Turn a view's answer into a response."""
+    if isinstance(answer, flask.Response):
+        return answer
+    payload, status, headers = (
+        (*answer, *(200, {})[len(answer) - 1 :]) if isinstance(answer, tuple) else (answer, 200, {})
+    )
+    if isinstance(payload, pydantic.BaseModel):
+        payload = payload.model_dump(mode="json")
+    data = b"" if payload is None else payload if isinstance(payload, bytes) else orjson.dumps(payload, option=_OPTIONS)
+    response = flask.Response(data, status, headers, content_type="application/json")
+    if payload is None:
+        del response.headers["Content-Type"]
+    return response
+
+
+def before() -> None:
+    """Give the request its id and its clock."""
+    flask.g.started = time.perf_counter()
+    flask.g.request_id = context.request_id()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=flask.g.request_id)
+
+
+def after(response: flask.Response) -> flask.Response:
+    """Put the id on every answer, the headers that no answer should lack, and the request into the metrics."""
+    response.headers["X-Request-ID"] = flask.g.request_id
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    route = flask.g.get("route", "other")
+    method = (
+        flask.request.method
+        if flask.request.method in ("GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS")
+        else "other"
+    )
+    metrics.api_requests.labels(method, route, response.status_code).inc()
+    metrics.api_seconds.labels(method, route).observe(time.perf_counter() - flask.g.started)
+    return response

@@ -1,0 +1,112 @@
+"""What a view is given: who calls, with what id, and the parsed request."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import uuid
+from typing import Any
+
+import flask
+import orjson
+import pydantic
+
+from app.bots.directory import Bot
+from app.chat.requests import Call
+from app.core import errors
+from app.core.principal import Principal
+from app.runtime import Runtime
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_PREFER = re.compile(r"\bwait\s*=\s*\"?(\d{1,6})")
+_IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclasses.dataclass(slots=True)
+class Context:
+    """One request. `body` is the validated model, `raw` the object as sent; `query` the validated query."""
+
+    runtime: Runtime
+    principal: Principal
+    request_id: str
+    body: Any = None
+    raw: Any = None
+    query: Any = None
+
+    @property
+    def bot(self) -> Bot:
+        """Return the bot of the key; raise `MissingScope` for an organisation's key."""
+        if self.principal.bot is None:
+            raise errors.MissingScope("This call needs a bot's key; this is an organisation's.")
+        return self.runtime.directory.bot(self.principal.bot)
+
+    def call(self, *, deadline_s: float) -> Call:
+        """Return what the chat domain wants to know of a request."""
+        return Call(
+            self.principal, self.bot, self.request_id, trace(), idempotency_key(), path_without_version(), deadline_s
+        )
+
+
+def request_id() -> str:
+    """Return the client's id if it is fit for a header and a log, else a new one."""
+    given = flask.request.headers.get("X-Request-ID", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def trace() -> str:
+    given = flask.request.headers.get("traceparent", "")
+    return given if _TRACE.fullmatch(given) else ""
+
+
+def path_without_version() -> str:
+    return flask.request.path.removeprefix("/v1")
+
+
+def idempotency_key() -> str:
+    """Return the key, quoted (the IETF draft's form) or bare; raise `BadRequest` for one that cannot be kept."""
+    given = flask.request.headers.get("Idempotency-Key", "").strip()
+    if len(given) > 1 and given[0] == given[-1] == '"':
+        given = given[1:-1]
+    if given and not _IDEMPOTENCY.fullmatch(given):
+        raise errors.BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters.", param="Idempotency-Key")
+    return given
+
+
+def prefers_async() -> bool:
+    return "respond-async" in flask.request.headers.get("Prefer", "").lower()
+
+
+def preferred_wait_s() -> int | None:
+    """Return N of `Prefer: wait=N` (RFC 7240), None when it is not there."""
+    match = _PREFER.search(flask.request.headers.get("Prefer", "").lower())
+    return int(match[1]) if match else None
+
+
+def api_key() -> str:
+    """Return the key that came, of either header; raise `InvalidApiKey` without one."""
+    given = flask.request.headers.get("Authorization", "")
+    kind, _, key = given.partition(" ")
+    if kind.lower() == "bearer" and key.strip():
+        return key.strip()
+    key = flask.request.headers.get("X-API-KEY", "").strip()
+    if not key:
+        raise errors.InvalidApiKey("An API key is missing: send Authorization: Bearer <key> or X-API-KEY: <key>.")
+    return key
+
+
+def json_object() -> Any:
+    """Return the body as JSON; raise `UnsupportedMediaType`, `PayloadTooLarge` or `MalformedJson`."""
+    if flask.request.mimetype != "application/json" and not flask.request.mimetype.endswith("+json"):
+        raise errors.UnsupportedMediaType("The body must be application/json.")
+    try:
+        return orjson.loads(flask.request.get_data(cache=False))
+    except orjson.JSONDecodeError as error:
+        raise errors.MalformedJson(
+            f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+
+
+def parse_query(model: type[pydantic.BaseModel]) -> pydantic.BaseModel:
+    """Read the query; a name that comes twice counts once, with its last value."""
+    return model.model_validate({name: values[-1] for name, values in flask.request.args.lists()})

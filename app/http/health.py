@@ -1,0 +1,75 @@
+"""Health: whether the process serves, and whether what it needs does; bounded in time whatever hangs."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app.core import errors
+from app.core.database import migrate
+from app.runtime import Runtime
+
+_BOUND_S = 1.8
+_ALIVE_MS = 10_000
+_pool = concurrent.futures.ThreadPoolExecutor(max_workers=16, thread_name_prefix="health")
+
+
+def ready(runtime: Runtime) -> tuple[dict[str, Any], int]:
+    """Ask every dependency at once; return what each said and how long it took, ms, and 200 or 503."""
+    checks = {
+        "redis": lambda: runtime.store.call("PING"),
+        "database": lambda: _database(runtime),
+        "broker": lambda: runtime.broker_alive(),
+        "workers": lambda: _workers(runtime),
+        "migrations": lambda: _migrations(runtime),
+    }
+    started = time.monotonic()
+    running = {name: _pool.submit(_timed, check) for name, check in checks.items()}
+    found = {name: _outcome(future, _BOUND_S - (time.monotonic() - started)) for name, future in running.items()}
+    fine = all(check["status"] == "ok" for check in found.values())
+    return {"status": "ok" if fine else "unavailable", "checks": found}, 200 if fine else 503
+
+
+def _timed(check: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    check()
+    return (time.perf_counter() - started) * 1000
+
+
+def _outcome(future: concurrent.futures.Future[float], left_s: float) -> dict[str, Any]:
+    try:
+        return {"status": "ok", "latency_ms": round(future.result(timeout=max(0.0, left_s)), 2)}
+    except concurrent.futures.TimeoutError:
+        future.cancel()
+        return {"status": "error", "latency_ms": None, "reason": "no answer in time"}
+    except errors.RepliqError as error:
+        return {"status": "error", "latency_ms": None, "reason": error.code}
+    except Exception as error:  # noqa: BLE001  a check that fails in a way we did not foresee must not hide the others
+        return {"status": "error", "latency_ms": None, "reason": type(error).__name__}
+
+
+def _database(runtime: Runtime) -> None:
+    with runtime.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+
+
+def _workers(runtime: Runtime) -> None:
+    newest = runtime.workers_seen(_ALIVE_MS)
+    if not newest:
+        raise errors.Unavailable("No worker has shown itself in the last 10 s.")
+
+
+def migrated(runtime: Runtime) -> bool:
+    """Tell whether the database is at the newest migration; once it was, it is not asked again."""
+    if not runtime.migrated:
+        with contextlib.suppress(errors.Unavailable):
+            runtime.migrated = migrate.is_at_head(runtime.settings.database_url)
+    return runtime.migrated
+
+
+def _migrations(runtime: Runtime) -> None:
+    if not migrated(runtime):
+        raise errors.Unavailable("The database is not at the newest migration: run `repliq migrate`.")

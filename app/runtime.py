@@ -1,0 +1,228 @@
+"""The composition root: builds what a process needs, each thing at its first use, for API, worker and CLI alike."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from app.bots.directory import Directory
+from app.chat.admission import Admission
+from app.chat.completion import Completion
+from app.chat.drains import Drains
+from app.chat.erasure import Erasure
+from app.chat.ledger import Ledger
+from app.chat.listing import TaskList
+from app.chat.requests import Requests
+from app.chat.sweeping import Sweep
+from app.chat.tasks import Tasks
+from app.chat.wakeups import Wakeups
+from app.core import errors, gauges, logs, metrics, presence
+from app.core import queue as queue_
+from app.core import settings as settings_
+from app.core.database import engine as database
+from app.core.outbox import Outbox
+from app.core.periodic import Periodic
+from app.core.presence import Presence
+from app.core.queue import Publish, Queue
+from app.core.settings import Settings
+from app.core.store import Keys, Scripts, Store
+from app.dialogs.live import LiveDialogs
+from app.limits.days import Days
+from app.llm.providers import Providers
+
+if TYPE_CHECKING:
+    from app.llm.client import Client
+
+_log = logs.get(__name__)
+_WORKER_TIMEOUT_S = 5.0
+_NOTE_KEYS_S = 60.0
+
+
+class Runtime:
+    """All that is shared in a process. `publish` and `depth` are how the broker is reached when it is not the store's Redis."""
+
+    def __init__(
+        self, settings: Settings, publish: Publish, depth: Callable[[], int], *, patient: bool = False
+    ) -> None:
+        self.settings = settings
+        self._publish = publish
+        self._depth = depth
+        self.migrated = False
+        self.scripts_loaded = False
+        self._patient = patient  # a worker may wait longer for Redis than a caller does for his answer
+
+    @functools.cached_property
+    def store(self) -> Store:
+        return Store(self.settings.redis_url, **({"timeout_s": _WORKER_TIMEOUT_S} if self._patient else {}))
+
+    @functools.cached_property
+    def keys(self) -> Keys:
+        return Keys(self.settings.redis_prefix, self.settings.redis_shards, queue_.prefix(self.settings))
+
+    @functools.cached_property
+    def scripts(self) -> Scripts:
+        return Scripts(self.store, metrics.observe_script)
+
+    @functools.cached_property
+    def queue(self) -> Queue:
+        return Queue(direct=self.settings.broker_is_store, publish=self._publish)
+
+    @functools.cached_property
+    def engine(self) -> Any:
+        return database.make_engine(
+            self.settings.database_url, self.settings.database_pool_size, self.settings.database_max_overflow
+        )
+
+    @functools.cached_property
+    def sessions(self) -> Any:
+        return database.Sessions(self.engine)
+
+    @functools.cached_property
+    def directory(self) -> Directory:
+        return Directory(self.sessions, self.settings.secret_key)
+
+    @functools.cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.store, self.scripts, self.keys)
+
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.scripts, self.keys, self.queue)
+
+    @functools.cached_property
+    def days(self) -> Days:
+        return Days(self.scripts, self.keys, self.outbox, self.sessions)
+
+    @functools.cached_property
+    def wakeups(self) -> Wakeups:
+        return Wakeups(
+            self.store, self.keys, max_waiters=self.settings.max_waiters, heard=self.directory.heard, link=self._linked
+        )
+
+    def _linked(self, stands: bool) -> None:
+        """Trust the cache of keys only as long as revocations reach us; what was missed is forgotten."""
+        self.directory.max_age_s = 5.0 if stands else 0.8
+        self.directory.forget_all()
+
+    @functools.cached_property
+    def tasks(self) -> Tasks:
+        return Tasks(Admission(self.scripts, self.keys, self.queue, self.days), self.ledger, self.wakeups)
+
+    @functools.cached_property
+    def requests(self) -> Requests:
+        return Requests(self.settings)
+
+    @functools.cached_property
+    def llm(self) -> Client:
+        from app.llm.client import Client  # the SDK takes 15 MB and most of a second to load, and the API seldom asks
+
+        return Client()
+
+    @functools.cached_property
+    def providers(self) -> Providers:
+        return Providers(self.settings, lambda: self.llm)
+
+    @functools.cached_property
+    def dialogs(self) -> LiveDialogs:
+        return LiveDialogs(self.scripts, self.keys, self.outbox, self.sessions)
+
+    @functools.cached_property
+    def drains(self) -> Drains:
+        return Drains(self.outbox, self.dialogs, self.sessions)
+
+    @functools.cached_property
+    def completion(self) -> Completion:
+        return Completion(self.ledger, self.llm, self.providers, self.dialogs, self.settings.llm_max_attempts)
+
+    @functools.cached_property
+    def sweep(self) -> Sweep:
+        return Sweep(self.ledger, self.settings.redis_shards, self._depth)
+
+    @functools.cached_property
+    def task_list(self) -> TaskList:
+        return TaskList(self.ledger, self.outbox, self.sessions, self.settings.redis_shards)
+
+    @functools.cached_property
+    def erasure(self) -> Erasure:
+        return Erasure(self.tasks, self.dialogs, self.days, self.keys, self.sessions, self.settings.redis_shards)
+
+    @functools.cached_property
+    def used_keys(self) -> Periodic:
+        return Periodic("used-keys", _NOTE_KEYS_S, self._note_used_keys)
+
+    def start_serving(self) -> None:
+        """Make an API process ready: scripts in Redis, the subscription, the sweep."""
+        with contextlib.suppress(
+            errors.Unavailable
+        ):  # readiness says so until Redis is there; every script heals itself
+            self.scripts.load()
+        self.scripts_loaded = True
+        self._warn_of_volatile_redis()
+        self.wakeups.start()
+        self.sweep.start()
+        self.used_keys.start()
+
+    def _warn_of_volatile_redis(self) -> None:
+        """Say so when production's Redis keeps nothing: queued tasks would be gone with it."""
+        if self.settings.environment != "production" or self.settings.allow_volatile_redis:
+            return
+        with contextlib.suppress(errors.RepliqError):  # a managed server may refuse CONFIG; `repliq doctor` says more
+            if not self.store.keeps_data():
+                _log.warning("redis_keeps_nothing", advice="set appendonly yes, or ALLOW_VOLATILE_REDIS=true")
+
+    def _note_used_keys(self) -> None:
+        """Write down which keys were used; a missed minute is no loss."""
+        with self.sessions.begin() as session:
+            self.directory.flush_used(session)
+
+    def start_working(self, name: str) -> None:
+        """Make a worker process ready: scripts in Redis, the sweep, and a sign of life every 2 s."""
+        with contextlib.suppress(errors.Unavailable):
+            self.scripts.load()
+        self.sweep.start()
+        if self.settings.environment != "development":
+            _ = self.llm  # loaded now rather than at the first request; a developer's machine keeps the memory instead
+        self.presence = Presence(self.store, self.keys, name)
+        self.presence.start()
+
+    def broker_alive(self) -> None:
+        """Raise `Unavailable` when the broker does not answer."""
+        if self.settings.broker_is_store:
+            self.store.call("PING")
+        else:
+            self._depth()
+
+    def workers_seen(self, within_ms: int) -> list[str]:
+        """Return the worker processes that showed themselves lately."""
+        return presence.seen(self.store, self.keys, within_ms)
+
+    def gauges(self) -> list[str]:
+        """Return the gauges that are read from Redis at the moment of asking, as lines of Prometheus' format."""
+        return gauges.lines(self.store, self.keys)
+
+    def close(self) -> None:
+        """Stop what runs and close what is open; only of what was ever built."""
+        built = self.__dict__
+        for name in ("sweep", "wakeups", "presence", "used_keys"):
+            if name in built:
+                built[name].stop()
+        if "completion" in built:
+            built["completion"].pulse.stop()
+        if "engine" in built:
+            built["engine"].dispose()
+        if "store" in built:
+            built["store"].close()
+
+
+_current: tuple[int, Runtime] | None = None
+
+
+def build(publish: Publish, depth: Callable[[], int], *, patient: bool = False) -> Runtime:
+    """Return the process's runtime, built at the first call; one that came over a fork is left behind."""
+    global _current
+    if _current is None or _current[0] != os.getpid():
+        _current = (os.getpid(), Runtime(settings_.current(), publish, depth, patient=patient))
+    return _current[1]

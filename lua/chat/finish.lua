@@ -1,0 +1,140 @@
+--[[
+  Ends a task, once: settles its reservations with what was really used, keeps the result, appends both sides to the dialog, adds the
+  history row, leaves the ledger, lets the next ones in and wakes the waiters. A cancelled task that was running is settled by it.
+
+  KEYS[1]  hash    the task's record
+  KEYS[2]  set     the task's waiters
+  KEYS[3]  string  the day's counter
+  KEYS[4]  zset    the day's reservations
+  KEYS[5]  string  tokens a minute
+  KEYS[6]  zset    the user's open tasks
+  KEYS[7]  zset    the user's window
+  KEYS[8]  list    what his window holds back
+  KEYS[9]  zset    the bot's window
+  KEYS[10] list    what its window holds back
+  KEYS[11] zset    ledger: queued
+  KEYS[12] zset    ledger: leased
+  KEYS[13] zset    ledger: waiting
+  KEYS[14] zset    ledger: due
+  KEYS[15] zset    ledger: deadlines
+  KEYS[16] stream  history outbox
+  KEYS[17] string  history outbox: a drain has been asked for
+  KEYS[18] list    Celery's chat queue
+  KEYS[19] list    Celery's history queue
+  KEYS[20] hash    the dialog's header
+  KEYS[21] list    its messages
+  KEYS[22] hash    its message ids
+  KEYS[23] stream  dialogs outbox
+  KEYS[24] string  dialogs outbox: a drain has been asked for
+  ARGV[1]  str     the task's reference
+  ARGV[2]  str     what it must be: in_progress (by this attempt), queued, or lapsed (its lease ran out)
+  ARGV[3]  str     attempt
+  ARGV[4]  str     what it becomes: completed, failed or cancelled
+  ARGV[5]  int     1 when it counts against the day
+  ARGV[6]  int     tokens a minute, 0 for no limit
+  ARGV[7]  int     tokens used, less those reserved
+  ARGV[8]  int     the user's window, 0 for none
+  ARGV[9]  int     the bot's window, 0 for none
+  ARGV[10] str     message for the chat queue with ~ref~ in it, '' when the caller publishes
+  ARGV[11] str     message that asks for a drain of history, '' when the caller publishes
+  ARGV[12] str     the same of dialogs
+  ARGV[13] json    the final history row
+  ARGV[14] str     the dialog's reference, '' when PostgreSQL is not to have its messages
+  ARGV[15] int     how many messages a dialog keeps here
+  ARGV[16] int ms  how long an idle dialog stays here
+  ARGV[17] int     n: values that follow for the dialog (mid, role, tokens, body of each message)
+  ARGV[18] str     those n values, then further fields of the record, name and value in turn
+
+  RETURNS  {1, now ms, refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task,
+           {2} it was cancelled while it ran: end it as cancelled, with what was used, {-5} the dialog is not here or torn: load it and come again
+]]
+--- include clock
+--- include queue
+--- include windows
+--- include gcra
+--- include outbox
+--- include day
+--- include dialog
+local task, waiters, day, day_open, tokens, running, user_window, user_held, bot_window, bot_held, queued, leased, waiting, due,
+  deadlines, outbox, kick, chat, history, head, messages, ids, dialogs_outbox, dialogs_kick = unpack(KEYS)
+local ref, expected, attempt, becomes, counted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local token_limit, token_delta, user_size, bot_size = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local message, drain, dialogs_drain, row = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local dialog_ref, keep, dialog_ttl, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
+local now = now_ms(ARGV[#ARGV])
+
+local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot', 'user')
+local state, mine, created, session, counts = record[1], record[2] == attempt, record[4], record[5], record[6] == '1'
+if not state then return {-1} end
+local lease = ref .. '/' .. attempt
+local settles = state == 'cancelled' and record[3] == '0' and mine
+if settles and becomes ~= 'cancelled' then return {2} end
+if expected == 'queued' then
+  if state ~= 'queued' then return {0, state} end
+else
+  if not settles and not (state == 'in_progress' and mine) then return {0, state} end
+  if expected == 'lapsed' and tonumber(redis.call('ZSCORE', leased, lease) or 0) > now then return {0, state} end
+end
+local dialog, flat = nil, {}
+if n > 0 and not settles then
+  dialog = dialog_read(head, messages)
+  if not dialog then return {-5} end
+  for i = 18, 17 + n do flat[#flat + 1] = ARGV[i] end
+end
+
+if settles then
+  redis.call('HSET', task, 'settled', '1')
+else
+  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 18 + n, #ARGV - 1))
+end
+redis.call('HDEL', task, 'request')
+redis.call('PEXPIRE', task, 86400000)
+redis.call('ZREM', queued, ref)
+redis.call('ZREM', leased, lease)
+redis.call('ZREM', due, ref)
+redis.call('ZREM', deadlines, ref)
+if redis.call('ZREM', waiting, ref) == 1 then
+  redis.call('LREM', user_held, 0, ref)
+  redis.call('LREM', bot_held, 0, ref)
+end
+if counts then day_settle(day, day_open, ref, counted, now) end
+if token_limit > 0 and token_delta ~= 0 then
+  local tat = gcra_read(tokens, now * 1000) + math.floor(token_delta * PERIOD_US / token_limit)
+  gcra_write(tokens, math.max(tat, now * 1000), now * 1000)
+end
+redis.call('ZREM', running, ref)
+
+local result = {1, now}
+local function pass(next_ref)
+  redis.call('ZREM', waiting, next_ref)
+  send(next_ref, now, queued, chat, message)
+  result[#result + 1] = next_ref
+end
+redis.call('ZREM', bot_window, ref)
+redis.call('ZREM', user_window, ref)
+refill(bot_window, bot_size, bot_held, deadlines, now, pass)
+refill(user_window, user_size, user_held, deadlines, now, function(next_ref)
+  if has_room(bot_window, bot_size, now) then
+    occupy(bot_window, bot_size, next_ref, redis.call('ZSCORE', deadlines, next_ref) or now)
+    pass(next_ref)
+  else
+    hold(bot_held, next_ref)
+  end
+end)
+
+if dialog and dialog.st == 'active' then
+  if dialog_ref == '' then dialog.fs = dialog.seq + n end  -- what is written nowhere else may be trimmed
+  local first, packed = dialog_append(dialog, head, messages, ids, now, keep, dialog_ttl, flat)
+  if #packed > 0 and dialog_ref ~= '' then
+    local fields = {}
+    for i, text in ipairs(packed) do
+      fields[2 * i - 1], fields[2 * i] = 'm' .. i, text
+    end
+    outbox_add(dialogs_outbox, dialogs_kick, history, dialogs_drain, 'dialog', dialog_ref, 'bot', record[7], 'user', record[8],
+               'seq', first, 'v', dialog.v + 1, unpack(fields))
+  end
+end
+outbox_add(outbox, kick, history, drain, 'ref', ref, 'at', created, 'session', session, 'row', row, 'end', now)
+for _, channel in ipairs(redis.call('SMEMBERS', waiters)) do redis.call('PUBLISH', channel, ref) end
+redis.call('DEL', waiters)
+return result

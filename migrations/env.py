@@ -1,0 +1,21 @@
+"""What Alembic runs: `app.core.database.migrate` passes a connection (or, offline, a URL) and the name of the version table."""
+
+from __future__ import annotations
+
+from alembic import context
+
+import app.bots.models
+import app.dialogs.models
+import app.history.models
+import app.limits.models  # noqa: F401  the tables hang themselves on the base
+from app.core.database.base import Base
+
+given = context.config.attributes
+options = {"target_metadata": Base.metadata, "version_table": given["version_table"], "compare_type": True}
+
+if context.is_offline_mode():
+    context.configure(url=given["url"], literal_binds=True, **options)
+else:
+    context.configure(connection=given["connection"], **options)
+with context.begin_transaction():
+    context.run_migrations()

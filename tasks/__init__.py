@@ -1,0 +1,1 @@
+"""The Celery tasks, a module a queue: each fetches the runtime and calls one function."""

@@ -1,0 +1,42 @@
+"""The queue `maintenance`: what beat asks for. Two beats at once run nothing twice: a run of an entry is taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.chat import upkeep
+from app.runtime import Runtime
+from tasks import broker
+from tasks.app import app
+
+_INTERVALS_S = {"drain_outboxes": 5, "mark_stale": 60, "close_sessions": 300, "make_partitions": 86_400}
+
+
+def _once(entry: str, run: Callable[[Runtime], object]) -> None:
+    runtime = broker.runtime(patient=True)
+    if upkeep.taken(runtime.store, runtime.keys, entry, _INTERVALS_S[entry]):
+        run(runtime)
+
+
+@app.task(name="maintenance.drain_outboxes")  # type: ignore[untyped-decorator]
+def drain_outboxes() -> None:
+    """Ask for a drain of every outbox that holds rows: the backstop of what scripts ask for themselves."""
+    _once("drain_outboxes", lambda r: upkeep.drain_outboxes(r.outbox, r.queue, r.settings.redis_shards))
+
+
+@app.task(name="maintenance.mark_stale")  # type: ignore[untyped-decorator]
+def mark_stale() -> None:
+    """Mark pending rows whose task is gone as lost."""
+    _once("mark_stale", lambda r: upkeep.mark_stale(r.sessions, r.ledger, r.settings.redis_shards))
+
+
+@app.task(name="maintenance.close_sessions")  # type: ignore[untyped-decorator]
+def close_sessions() -> None:
+    """Close sessions that have been idle for 30 minutes."""
+    _once("close_sessions", lambda r: upkeep.close_sessions(r.sessions))
+
+
+@app.task(name="maintenance.make_partitions")  # type: ignore[untyped-decorator]
+def make_partitions() -> None:
+    """Make the next months' partitions."""
+    _once("make_partitions", lambda r: upkeep.make_partitions(r.engine))

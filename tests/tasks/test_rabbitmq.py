@@ -1,0 +1,174 @@
+"""RabbitMQ as the broker, Redis as the store: the same requests, the same recovery, and a 503 when the broker is away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults import invariants, sse
+from tests.stack import Stack, eventually, free_port
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.faults]
+HOST, PORT = "127.0.0.1", 5672
+
+
+def _control(*arguments: str) -> str:
+    return subprocess.run(
+        ["rabbitmqctl", "--quiet", *arguments], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def vhost() -> Iterator[str]:
+    """A virtual host of our own, so that nobody else's queues are touched."""
+    reason = ""
+    if shutil.which("rabbitmqctl") is None or os.geteuid() != 0:
+        reason = "rabbitmqctl cannot be used here"
+    else:
+        try:
+            socket.create_connection((HOST, PORT), timeout=2).close()
+        except OSError:
+            reason = f"no RabbitMQ listens on {HOST}:{PORT}"
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    name = f"repliq-test-{uuid.uuid4().hex[:8]}"
+    _control("add_vhost", name)
+    try:
+        _control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        yield name
+    finally:
+        _control("delete_vhost", name)
+
+
+class Relay:
+    """A port that leads to RabbitMQ, and can be cut."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._links: list[socket.socket] = []
+        self._server: socket.socket | None = None
+        self.open()
+
+    def open(self) -> None:
+        self._server = socket.create_server((HOST, self.port))
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def cut(self) -> None:
+        assert self._server is not None
+        server, self._server = self._server, None
+        server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        server.close()
+        links, self._links = self._links, []
+        for link in links:
+            try:
+                link.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            broker = socket.create_connection((HOST, PORT))
+            self._links += [client, broker]
+            for source, target in ((client, broker), (broker, client)):
+                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
+    finally:
+        for link in (source, target):
+            link.close()
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[Relay]:
+    made = Relay()
+    yield made
+    if made._server is not None:
+        made.cut()
+
+
+@pytest.fixture(scope="module")
+def stack(vhost: str, relay: Relay) -> Iterator[Stack]:
+    made = Stack(workers=2, beat=True, env={"CELERY_BROKER_URL": f"amqp://guest:guest@{HOST}:{relay.port}/{vhost}"})
+    made.wait_for_workers("worker-0", "worker-1")
+    yield made
+    made.close()
+
+
+def test_requests_of_every_kind_are_answered_over_rabbitmq(stack: Stack, vhost: str) -> None:
+    assert stack.complete(user="u1")[0] == 200
+    assert stack.call("POST", "/v1/chat/send", {"telegram_id": 5, "message": "hello"})[0] == 200
+    tasks = [stack.complete(model="sim:delay=100", user="u2", background=True)[2]["id"] for _ in range(12)]
+    tasks.append(stack.complete(model="sim:tps=50,words=20", user="u3", stream=True, background=True)[2]["id"])
+    told = list(sse.follow(stack, tasks[-1]))
+    assert (
+        "".join(event.text for event in told if event.name == "delta")
+        == told[-1].data["result"]["choices"][0]["message"]["content"]
+    )
+    ended, _ = invariants.all_end(stack, tasks, within_s=20)
+    assert {(task["status"], task["attempts"]) for task in ended.values()} == {("completed", 1)}
+    invariants.drained(stack)
+    invariants.ledger_is_empty(stack)
+    invariants.rows_are_final(stack, ended)
+    invariants.counters_equal_rows(stack)
+    kinds = dict(
+        line.split("\t") for line in _control("list_queues", "-p", vhost, "name", "type").splitlines() if "\t" in line
+    )
+    assert {name: kinds[name] for name in ("chat", "history")} == {"chat": "quorum", "history": "quorum"}
+    with stack.store() as store:
+        assert not store.exists(stack.keys().queue("chat"))
+
+
+def test_a_killed_worker_is_taken_over_from_over_rabbitmq(stack: Stack) -> None:
+    stack.workers[1].stop()
+    tasks = [stack.complete(model="sim:delay=1500", user=f"k{number}", background=True)[2]["id"] for number in range(3)]
+    eventually(lambda: all(task in stack.simulator.stats()["calls"] for task in tasks), 10)
+    stack.workers[0].kill()
+    stack.workers[1].start()
+    ended, took_s = invariants.all_end(stack, tasks, within_s=25)
+    assert {(task["status"], task["attempts"]) for task in ended.values()} == {("completed", 2)}
+    assert {stack.simulator.stats()["calls"][task] for task in tasks} == {2}
+    print(f"\nended {took_s:.1f} s after the kill")
+    stack.workers[0].start()
+
+
+def test_without_the_broker_a_request_is_refused_and_what_was_admitted_ends_when_it_is_back(
+    stack: Stack, relay: Relay
+) -> None:
+    stack.wait_for_workers("worker-0", "worker-1")
+    relay.cut()
+    started = time.monotonic()
+    status, headers, body = stack.complete(user="u7", background=True)
+    took_s = time.monotonic() - started
+    relay.open()
+    assert (status, body["error"]["code"]) == (503, "unavailable")
+    assert int(headers["retry-after"]) >= 1
+    assert took_s < 5
+    back = time.monotonic()
+    eventually(lambda: stack.complete(user="u8")[0] == 200, 30, every_s=0.3)
+    print(f"\nrefused after {took_s:.2f} s; answered {time.monotonic() - back:.1f} s after the broker was back")
+    invariants.drained(stack)
+    eventually(lambda: not stack.rows("SELECT 1 FROM request_history WHERE status = 'pending'"), 30, every_s=0.3)
+    invariants.ledger_is_empty(stack)
+    assert not stack.rows("SELECT 1 FROM request_history WHERE user_id = 'u7' AND status = 'success'"), (
+        "what was refused was run"
+    )
