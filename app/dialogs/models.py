@@ -14,10 +14,17 @@ from app.core.database.base import Base
 
 
 class Dialog(Base):
-    """A dialog. `kind` is `chat` for the one that /v1/chat/send keeps for a user, `dialog` for the others."""
+    """A dialog. `kind` is `chat` for the one that /v1/chat/send keeps for a user, `dialog` for the others.
+
+    `active_at` is when it was last written, or else made. `at_rest` says that it left Redis with all of it here: what Redis may have
+    given out since is nothing. `summary` stands for the messages up to `summary_seq`.
+    """
 
     __tablename__ = "dialogs"
-    __table_args__ = (sqlalchemy.Index(None, "bot_id", "user_id", "id"),)
+    __table_args__ = (
+        sqlalchemy.Index(None, "bot_id", "active_at", "id"),
+        sqlalchemy.Index(None, "bot_id", "user_id", "active_at", "id"),
+    )
 
     id: orm.Mapped[types.uuid_pk]
     bot_id: orm.Mapped[uuid.UUID]
@@ -33,6 +40,10 @@ class Dialog(Base):
     created_at: orm.Mapped[types.created_at]
     updated_at: orm.Mapped[types.created_at]
     last_message_at: orm.Mapped[datetime.datetime | None]
+    active_at: orm.Mapped[types.created_at]
+    summary: orm.Mapped[str | None] = orm.mapped_column(sqlalchemy.Text)
+    summary_seq: orm.Mapped[types.long] = orm.mapped_column(server_default="0")
+    at_rest: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
 
 
 class DialogMessage(Base):
