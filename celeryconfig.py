@@ -86,8 +86,14 @@ task_routes = {
 
 beat_schedule = {
     "outbox-backstop": {"task": "maintenance.drain_outboxes", "schedule": 5.0, "options": {"expires": 5}},
+    "metrics-snapshot": {"task": "maintenance.snapshot_metrics", "schedule": 30.0, "options": {"expires": 30}},
     "history-stale": {"task": "maintenance.mark_stale", "schedule": 60.0, "options": {"expires": 60}},
     "sessions-close": {"task": "maintenance.close_sessions", "schedule": 300.0, "options": {"expires": 300}},
+    "dialogs-cleanup": {
+        "task": "maintenance.clean_dialogs",
+        "schedule": crontab(minute="20"),
+        "options": {"expires": 1800},
+    },
     "partitions": {
         "task": "maintenance.make_partitions",
         "schedule": crontab(hour="3", minute="10"),

@@ -16,8 +16,10 @@ from app.chat.erasure import Erasure
 from app.chat.ledger import Ledger
 from app.chat.listing import TaskList
 from app.chat.requests import Requests
+from app.chat.summaries import Summaries
 from app.chat.sweeping import Sweep
 from app.chat.tasks import Tasks
+from app.chat.transfers import Transfers
 from app.chat.wakeups import Wakeups
 from app.core import errors, gauges, logs, metrics, presence
 from app.core import queue as queue_
@@ -29,6 +31,7 @@ from app.core.presence import Presence
 from app.core.queue import Publish, Queue
 from app.core.settings import Settings
 from app.core.store import Keys, Scripts, Store
+from app.dialogs.lists import DialogList
 from app.dialogs.live import LiveDialogs
 from app.limits.days import Days
 from app.llm.providers import Providers
@@ -64,7 +67,9 @@ class Runtime:
 
     @functools.cached_property
     def scripts(self) -> Scripts:
-        return Scripts(self.store, metrics.observe_script)
+        made = Scripts(self.store, metrics.observe_script)
+        metrics.expect_scripts(made.names)
+        return made
 
     @functools.cached_property
     def queue(self) -> Queue:
@@ -108,8 +113,12 @@ class Runtime:
         self.directory.forget_all()
 
     @functools.cached_property
+    def admission(self) -> Admission:
+        return Admission(self.scripts, self.keys, self.queue, self.days)
+
+    @functools.cached_property
     def tasks(self) -> Tasks:
-        return Tasks(Admission(self.scripts, self.keys, self.queue, self.days), self.ledger, self.wakeups)
+        return Tasks(self.admission, self.ledger, self.wakeups)
 
     @functools.cached_property
     def requests(self) -> Requests:
@@ -127,7 +136,11 @@ class Runtime:
 
     @functools.cached_property
     def dialogs(self) -> LiveDialogs:
-        return LiveDialogs(self.scripts, self.keys, self.outbox, self.sessions)
+        return LiveDialogs(self.scripts, self.keys, self.outbox, self.sessions, self.queue)
+
+    @functools.cached_property
+    def dialog_list(self) -> DialogList:
+        return DialogList(self.dialogs, self.sessions)
 
     @functools.cached_property
     def drains(self) -> Drains:
@@ -135,7 +148,8 @@ class Runtime:
 
     @functools.cached_property
     def completion(self) -> Completion:
-        return Completion(self.ledger, self.llm, self.providers, self.dialogs, self.settings.llm_max_attempts)
+        folding = Summaries(self.admission, self.dialogs)
+        return Completion(self.ledger, self.llm, self.providers, self.dialogs, folding, self.settings.llm_max_attempts)
 
     @functools.cached_property
     def sweep(self) -> Sweep:
@@ -148,6 +162,10 @@ class Runtime:
     @functools.cached_property
     def erasure(self) -> Erasure:
         return Erasure(self.tasks, self.dialogs, self.days, self.keys, self.sessions, self.settings.redis_shards)
+
+    @functools.cached_property
+    def transfers(self) -> Transfers:
+        return Transfers(self.outbox, self.drains, self.dialogs, self.sessions, self.settings.redis_shards)
 
     @functools.cached_property
     def used_keys(self) -> Periodic:

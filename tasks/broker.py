@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from app import runtime as runtime_
@@ -28,19 +30,54 @@ def publish(queue: str, name: str, args: list[Any]) -> None:
 
 
 def depth() -> int:
-    """Return how many messages the chat queue holds; -2 where the broker cannot tell."""
+    """Return how many messages the chat queue holds; raise `Unavailable` when the broker cannot tell."""
+    from tasks.app import app
+
+    chat = next(queue for queue in app.conf.task_queues if queue.name == "chat")
+    with _reading() as connection:
+        return _depth(connection, chat)
+
+
+def depths() -> dict[str, int]:
+    """Return how many messages each queue but `chat` holds, of which the ledger knows more; 0 for one that nobody has declared.
+
+    Raises `Unavailable`.
+    """
+    from tasks.app import app
+
+    with _reading() as connection:
+        return {
+            queue.name: _depth(connection, queue, absent=0) for queue in app.conf.task_queues if queue.name != "chat"
+        }
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[Any]:
     from kombu.exceptions import OperationalError
 
     from tasks.app import app
 
     try:
         with app.connection_for_read() as connection:
-            queue = next(queue for queue in app.conf.task_queues if queue.name == "chat")
-            return int(queue(connection.default_channel).queue_declare(passive=True).message_count)
+            yield connection
     except connection_errors(app) as error:
         raise errors.Unavailable(f"The broker cannot be reached: {error}") from error
     except (OperationalError, OSError) as error:
         raise errors.Unavailable(f"The broker cannot be reached: {error}") from error
+
+
+def _depth(connection: Any, queue: Any, *, absent: int | None = None) -> int:
+    with connection.channel() as channel:
+        if hasattr(
+            channel, "_size"
+        ):  # Redis: a list that is empty is not there, which a declaration takes for an error
+            return int(channel._size(queue.name))
+        try:
+            return int(queue(channel).queue_declare(passive=True).message_count)
+        except connection.channel_errors as error:
+            if absent is None or getattr(error, "code", None) != 404:
+                raise
+            return absent
 
 
 def connection_errors(app: Any) -> tuple[type[Exception], ...]:

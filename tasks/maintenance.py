@@ -9,7 +9,14 @@ from app.runtime import Runtime
 from tasks import broker
 from tasks.app import app
 
-_INTERVALS_S = {"drain_outboxes": 5, "mark_stale": 60, "close_sessions": 300, "make_partitions": 86_400}
+_INTERVALS_S = {
+    "drain_outboxes": 5,
+    "snapshot_metrics": 30,
+    "mark_stale": 60,
+    "close_sessions": 300,
+    "clean_dialogs": 3600,
+    "make_partitions": 86_400,
+}
 
 
 def _once(entry: str, run: Callable[[Runtime], object]) -> None:
@@ -36,7 +43,19 @@ def close_sessions() -> None:
     _once("close_sessions", lambda r: upkeep.close_sessions(r.sessions))
 
 
+@app.task(name="maintenance.clean_dialogs")  # type: ignore[untyped-decorator]
+def clean_dialogs() -> None:
+    """Let idle dialogs leave Redis, and delete those past their retention."""
+    _once("clean_dialogs", lambda r: upkeep.clean_dialogs(r.sessions, r.dialogs))
+
+
 @app.task(name="maintenance.make_partitions")  # type: ignore[untyped-decorator]
 def make_partitions() -> None:
     """Make the next months' partitions."""
     _once("make_partitions", lambda r: upkeep.make_partitions(r.engine))
+
+
+@app.task(name="maintenance.snapshot_metrics")  # type: ignore[untyped-decorator]
+def snapshot_metrics() -> None:
+    """Take the figures of active users and queues that /metrics shows."""
+    _once("snapshot_metrics", lambda r: upkeep.snapshot_metrics(r.sessions, r.store, r.keys, broker.depths))

@@ -39,6 +39,12 @@ def list_page(
     return paging.newest_first(session, statement, [models.Bot.id], cursor, limit)
 
 
+def everyone(session: orm.Session) -> list[tuple[str, schemas.BotSettings]]:
+    """Return the id and settings of every bot, deleted ones too: what they left is still to be cleaned up."""
+    rows = session.execute(sqlalchemy.select(models.Bot.id, models.Bot.settings).order_by(models.Bot.id))
+    return [(str(row.id), schemas.stored_settings(row.settings)) for row in rows]
+
+
 def get(session: orm.Session, organisation: str, bot: str, *, lock: bool = False) -> models.Bot:
     """Return a bot of this organisation; raise `NotFound`, also for a deleted one and another's."""
     statement = sqlalchemy.select(models.Bot).where(

@@ -1,4 +1,4 @@
-"""The tables of organisations, bots, their keys and their users."""
+"""The tables of organisations, bots, their keys, their users and when those were active."""
 
 from __future__ import annotations
 
@@ -113,3 +113,29 @@ class UserIdentity(Base):
     external_id: orm.Mapped[str]
     user_id: orm.Mapped[types.long] = orm.mapped_column(sqlalchemy.ForeignKey("users.id", ondelete="CASCADE"))
     created_at: orm.Mapped[types.created_at]
+
+
+class ActiveDay(Base):
+    """A UTC day on which a user asked or was heard; `gap`: how many days earlier he was the time before, 0 where none is known.
+
+    `app.bots.active` writes it, and nobody else: `active_counts` must agree.
+    """
+
+    __tablename__ = "active_days"
+    __table_args__ = (sqlalchemy.Index(None, "day"),)
+
+    bot_id: orm.Mapped[uuid.UUID] = orm.mapped_column(primary_key=True)
+    user_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    day: orm.Mapped[datetime.date] = orm.mapped_column(primary_key=True)
+    gap: orm.Mapped[types.small]
+
+
+class ActiveCount(Base):
+    """How many users were active on a day, `gap` days after the time before (0: none known); the sum over the slots."""
+
+    __tablename__ = "active_counts"
+
+    day: orm.Mapped[datetime.date] = orm.mapped_column(primary_key=True)
+    gap: orm.Mapped[types.small] = orm.mapped_column(primary_key=True, autoincrement=False)
+    slot: orm.Mapped[types.small] = orm.mapped_column(primary_key=True, autoincrement=False)
+    users: orm.Mapped[int]

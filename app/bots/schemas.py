@@ -46,6 +46,13 @@ class BotSettings(_Wire):
     cancel_on_disconnect: bool = False
     dialog_hot_hours: int = Field(24, ge=1, le=24 * 365)
     context_exchanges: int = Field(5, ge=0, le=50)
+    context_tokens: Count = Field(
+        0, description="at most so many tokens of a dialog are given to the model; 0: no limit"
+    )
+    summaries: bool = Field(False, description="what leaves the context is folded into a summary by the model")
+    when_busy: Literal["wait", "refuse"] = Field(
+        "wait", description="a message of a dialog in which another is being answered waits for it, or is refused (409)"
+    )
     store_content: Literal["all", "metadata"] = "all"
     retention_days: int = Field(365, ge=1, le=36_500)
 

@@ -21,13 +21,18 @@ _REFUSALS = {
     3: "rate_limit_exceeded",
     4: "token_limit_exceeded",
     5: "concurrency_limit_exceeded",
+    6: "dialog_busy",
 }
 _ROUNDS = 5  # a zone, a midnight and a seed may each send a call back once
 
 
 @dataclasses.dataclass(slots=True)
 class Request:
-    """A request as admission needs it. `envelope` is what the worker works from; `fields` go into the record as they are."""
+    """A request as admission needs it. `envelope` is what the worker works from; `fields` go into the record as they are.
+
+    `lane` says what becomes of it while another of its dialog is under way: 1 it waits, 2 it is refused; 0 without a dialog. The lane of
+    a user's own dialog is named by its owner.
+    """
 
     ref: str
     bot: str
@@ -42,6 +47,8 @@ class Request:
     fingerprint: str = ""
     idempotency: str = ""
     waiter: str = ""
+    lane: int = 0
+    lane_owner: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +155,8 @@ class Admission:
         metrics.limit_refusals.labels(code).inc()
         if code == "overloaded":
             raise errors.Overloaded("The queue is full. Try again in a moment.", retry_s=max(1, reply[2] // 1000))
+        if code == "dialog_busy":
+            raise errors.DialogBusy("Another message of this dialog is being answered.", headers={"Retry-After": "1"})
         standing = _standing(request, day, clock.now_ms() + self.scripts.shift_ms, reply[3:9])
         raise errors.LimitExceeded(code, retry_ms=reply[2], limits=standing)
 
@@ -169,6 +178,7 @@ class Admission:
             keys.of_outbox("history", shard), keys.of_outbox("history", shard, ":kick"),
             keys.queue("chat") if self.queue.direct else nothing, keys.queue("history") if self.queue.direct else nothing,
             keys.of_task("waiters", request.ref),
+            *(keys.of_lane(shard, bot, request.fields["dialog"], request.lane_owner) if request.lane else (nothing, nothing)),
         ]  # fmt: skip
 
     def _args(self, request: Request, own: str, day: clock.LocalDay) -> list[Any]:
@@ -179,12 +189,12 @@ class Admission:
         fields = {
             **request.fields, "bot": request.bot, "user": request.user, "request": request.envelope, "counts": counts, "date": date,
             "estimate": request.estimate, "token_limit": limits.tokens, "user_window": limits.user_window,
-            "bot_window": limits.bot_window, "open_limit": limits.open,
+            "bot_window": limits.bot_window, "open_limit": limits.open, "lane": request.lane, "lane_owner": request.lane_owner,
         }  # fmt: skip
         return [
             request.ref, request.fingerprint, int(counts), own, day.starts_ms, day.ends_ms, limits.daily, limits.rate, limits.tokens,
             request.estimate, limits.open, limits.user_window, limits.bot_window, limits.queue_depth, request.deadline_ms, request.session,
-            f"ses_{request.ref[2:]}", self.queue.chat, self.queue.drain("history", shard), request.waiter, orjson.dumps(row),
+            f"ses_{request.ref[2:]}", self.queue.chat, self.queue.drain("history", shard), request.waiter, orjson.dumps(row), request.lane,
             *records.pairs(fields),
         ]  # fmt: skip
 

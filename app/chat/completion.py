@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
-from app.chat import ends
+from app.chat import ends, summaries, windows
 from app.chat.ledger import CancelledMeanwhile, DialogMissing, End, Ledger
 from app.chat.pieces import Flusher, Pieces, Whole
 from app.chat.pulse import LEASE_MS, Held, Pulse
 from app.chat.records import Task
+from app.chat.summaries import Summaries
 from app.core import errors, logs, metrics
-from app.dialogs.live import LiveDialogs
+from app.dialogs.live import Context, LiveDialogs
+from app.dialogs.packing import tokens_in
 from app.llm import retries
 from app.llm.answers import Answer, Provider
 from app.llm.providers import Providers
@@ -53,12 +56,19 @@ class Completion:
     """Runs chat tasks in a worker process."""
 
     def __init__(
-        self, ledger: Ledger, client: Client, providers: Providers, dialogs: LiveDialogs, max_calls: int
+        self,
+        ledger: Ledger,
+        client: Client,
+        providers: Providers,
+        dialogs: LiveDialogs,
+        folding: Summaries,
+        max_calls: int,
     ) -> None:
         self.ledger = ledger
         self.client = client
         self.providers = providers
         self.dialogs = dialogs
+        self.summaries = folding
         self.max_calls = max_calls
         self.pulse = Pulse(ledger)
         self._flusher = Flusher()
@@ -81,7 +91,10 @@ class Completion:
     def _run(self, task: Task, held: Held) -> str:
         envelope = orjson.loads(task.request)
         try:
-            end = ends.completed(task, self._answer(task, held, envelope), envelope)
+            answer = self._answer(task, held, envelope)
+            if task.kind == summaries.KIND:
+                self.summaries.keep(task, ends.keeping_in(envelope), envelope["fold"], answer.text)
+            end = ends.completed(task, answer, envelope)
         except Parked:
             return "parked"
         except Stopped as stop:
@@ -98,6 +111,12 @@ class Completion:
             )
             raise
         self._finish(task, end, envelope)
+        if (
+            held.context is not None
+            and end.state == "completed"
+            and self.summaries.wanted(task, envelope, held.context)
+        ):
+            self.summaries.ask(task, envelope, held.context)
         return end.state
 
     def _answer(self, task: Task, held: Held, envelope: dict[str, Any]) -> Answer:
@@ -108,7 +127,7 @@ class Completion:
             if left <= 0:
                 raise errors.DeadlineExceeded
             try:
-                body = self._body(task, envelope)
+                body = self._body(task, held, envelope)
                 return self._ask(task, held, body, left)
             except errors.Unavailable as error:  # the dialog cannot be read now; not a model's failure
                 self._wait_to_repeat(task, held, error, float(error.retry_s), calls)
@@ -142,18 +161,27 @@ class Completion:
             return False
         return now is None or now.state != "in_progress" or now.attempt != task.attempt
 
-    def _body(self, task: Task, envelope: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, task: Task, held: Held, envelope: dict[str, Any]) -> dict[str, Any]:
         """Return the provider's request: the system prompt, the dialog's context, then the request's own messages."""
         body: dict[str, Any] = dict(envelope["body"])
-        lead = [{"role": "system", "content": envelope["system"]}] if envelope.get("system") else []
+        if task.kind == summaries.KIND:
+            folded = self.summaries.messages(task, ends.keeping_in(envelope), envelope["fold"])
+            if not folded:
+                raise Stopped  # another summary was faster
+            return body | {"messages": folded}
+        lead = windows.system(envelope.get("system"))
         if task.dialog:
-            exchanges = envelope.get("exchanges", 5)
-            context = self.dialogs.context(
-                task.bot, task.user, task.dialog, max_messages=2 * exchanges, ttl_ms=envelope["dialog_ttl_ms"]
-            )
-            lead += [{"role": message.role, "content": message.content} for message in context.messages]
+            held.context = self._context(task, envelope)
+            lead = windows.given(envelope.get("system"), held.context)
         body["messages"] = [*lead, *body["messages"]] if lead else body["messages"]
         return body
+
+    def _context(self, task: Task, envelope: dict[str, Any]) -> Context:
+        """Read the dialog. The one that a user's messages go to begins with the first of them."""
+        return self.dialogs.context(
+            task.bot, task.dialog, ends.keeping_in(envelope), max_messages=2 * envelope["exchanges"],
+            max_tokens=envelope["context_tokens"], owner=_own(task),
+        )  # fmt: skip
 
     def _ask(self, task: Task, held: Held, body: dict[str, Any], left: float) -> Answer:
         provider, model = self.providers.resolve(task.model)
@@ -231,7 +259,10 @@ class Completion:
             try:
                 return self.ledger.finish(task, end)
             except DialogMissing:  # needs PostgreSQL, which may be as unavailable as Redis
-                self.dialogs.load(task.bot, task.user, task.dialog, ttl_ms=envelope["dialog_ttl_ms"])
+                try:
+                    self.dialogs.load(task.bot, task.dialog, ends.keeping_in(envelope), owner=_own(task))
+                except errors.NotFound:  # deleted while the answer was made: the answer is its caller's all the same
+                    end = dataclasses.replace(end, messages=())
 
     def _count(self, task: Task, end: End, state: str | None) -> None:
         if state not in (None, end.state):
@@ -248,10 +279,15 @@ class Completion:
             metrics.messages.labels(message[1]).inc()
 
 
+def _own(task: Task) -> str:
+    """Return the user whose own dialog the task goes on with, '' for a dialog that the caller named."""
+    return task.user if task.kind == "chat.send" else ""
+
+
 def estimated(body: dict[str, Any], text: str) -> dict[str, Any]:
     """Return a usage that nobody measured, marked so."""
-    prompt = sum(ends.tokens_in(str(message.get("content") or "")) + 3 for message in body["messages"])
-    completion = ends.tokens_in(text) if text else 0
+    prompt = sum(tokens_in(str(message.get("content") or "")) + 3 for message in body["messages"])
+    completion = tokens_in(text) if text else 0
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

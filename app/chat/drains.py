@@ -41,12 +41,12 @@ class Drains:
         astray = archive.write(self.sessions, entries)
         metrics.history_save_seconds.labels("dialogs").observe(time.perf_counter() - started)
         bots = {fields["dialog"]: fields["bot"] for _, fields in entries}
-        for ref, seq in archive.flushed(entries).items():
+        for ref, (seq, version) in archive.flushed(entries).items():
             if ids.uuid_in(ref).hex in astray:
                 _log.warning("dialog_read_anew", dialog=ref)
                 self.dialogs.forget(bots[ref], ref)
             else:
-                self.dialogs.mark_flushed(bots[ref], ref, seq)
+                self.dialogs.mark_flushed(bots[ref], ref, seq, version)
 
 
 def waiting(outbox: Outbox, streams: tuple[str, ...], shards: int) -> list[tuple[str, int]]:

@@ -10,15 +10,16 @@ from app.chat import rows
 from app.chat.ledger import End
 from app.chat.records import Task
 from app.core import errors, texts
+from app.dialogs import packing
+from app.dialogs.loading import Keeping
+from app.dialogs.packing import Said, tokens_in
 from app.llm.answers import Answer
-
-_MESSAGES_KEPT = 50
 
 
 def completed(task: Task, answer: Answer, envelope: dict[str, Any]) -> End:
     """Return the end of an answered task."""
     usage = answer.usage or {}
-    everything = envelope.get("store", "all") == "all"
+    everything = envelope.get("store", "all") == "all" and envelope.get("spoken", True)
     exchange = (
         {"message": envelope["message"], "response": answer.text} if "message" in envelope and everything else None
     )
@@ -40,9 +41,7 @@ def completed(task: Task, answer: Answer, envelope: dict[str, Any]) -> End:
         usage.get("total_tokens") or task.estimate,
         _exchange(task, answer, envelope),
         fields,
-        _MESSAGES_KEPT,
-        envelope.get("dialog_ttl_ms", 8 * 86_400_000),
-        everything,
+        keeping_in(envelope),
     )
 
 
@@ -97,22 +96,32 @@ CANCELLED = orjson.dumps(
 )
 
 
-def _exchange(task: Task, answer: Answer, envelope: dict[str, Any]) -> tuple[tuple[str, str, int, str], ...]:
+def keeping_in(envelope: dict[str, Any]) -> Keeping:
+    """Return how the task's dialog is kept."""
+    return Keeping(envelope["dialog_ttl_ms"], envelope["store"] == "all", envelope["kept"])
+
+
+def _exchange(task: Task, answer: Answer, envelope: dict[str, Any]) -> tuple[Said, ...]:
     """Return both sides for the dialog; their ids come from the task's, so that a repeat changes nothing."""
-    if not task.dialog:
+    if not task.dialog or not envelope.get("spoken", True):
         return ()
-    question = envelope.get("message") or _last_user_text(envelope)
-    sides = (("u", "user", question), ("a", "assistant", answer.text))
-    return tuple((f"msg_{task.ref}{letter}", role, tokens_in(text), text) for letter, role, text in sides if text)
+    sides = [("user", envelope["message"])] if "message" in envelope else _asked(envelope)
+    asked = [
+        (f"u{number or ''}", role, text) for number, (role, text) in enumerate(sides[-packing.MAX_IN_A_CALL + 1 :])
+    ]
+    said = [*asked, ("a", "assistant", answer.text)]
+    return tuple(Said(f"msg_{task.ref}{mark}", role, tokens_in(text), "", text) for mark, role, text in said if text)
 
 
-def _last_user_text(envelope: dict[str, Any]) -> str:
-    for message in reversed(envelope.get("body", {}).get("messages", [])):
-        if message.get("role") == "user" and isinstance(message.get("content"), str):
-            return str(message["content"])
-    return ""
+def _asked(envelope: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a request says in words: its users' and assistants' turns. Instructions and tools' calls are the request's alone."""
+    messages = envelope["body"]["messages"]
+    return [(said["role"], _words(said.get("content"))) for said in messages if said["role"] in ("user", "assistant")]
 
 
-def tokens_in(text: str) -> int:
-    """Estimate a text's tokens: OpenAI's rule of thumb of four characters, two for Cyrillic, by its UTF-8 length."""
-    return len(text.encode()) // 4 + 1
+def _words(content: Any) -> str:
+    """Return a message's text; of parts those that are text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))

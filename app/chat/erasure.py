@@ -16,6 +16,7 @@ from app.limits.days import Days
 
 _PAGE = 100
 _KEPT_MS = 2 * 86_400_000
+_MOST_DIALOGS = 100_000
 
 
 class Erasure:
@@ -37,14 +38,24 @@ class Erasure:
         The day's count stays, so that nobody erases himself a second day."""
         shard = ids.shard_of(bot, self.shards)
         self._end_tasks(self._recent_tasks(bot, user, shard))
+        unwritten = self._unwritten_dialogs(bot, user)
         with self.sessions.begin() as session:
             refs = reads.erase_user(session, bot, user, shard=shard)
         store = self.dialogs.scripts.store
         known = store.call("HGET", self.keys.of_user("profile", shard, bot, user), "dialog")
-        for ref in {*refs, *([known.decode()] if known else [])}:
-            self.dialogs.forget(bot, ref)
+        for ref in {*refs, *unwritten, *([known.decode()] if known else [])}:
+            self.dialogs.bury(bot, ref, user)
         store.call("DEL", self.keys.of_user("session", shard, bot, user))
         self.days.change(shard, bot, user)
+
+    def _unwritten_dialogs(self, bot: str, user: str) -> list[str]:
+        """Return his dialogs that PostgreSQL may not know of yet; of those it knows it tells itself."""
+        refs = self.dialogs.unwritten(bot, _MOST_DIALOGS)
+        found: list[str] = []
+        for start in range(0, len(refs), _PAGE):
+            headers = self.dialogs.headers(bot, refs[start : start + _PAGE])
+            found += [ref for ref, header in headers.items() if header is not None and header.user == user]
+        return found
 
     def _recent_tasks(self, bot: str, user: str, shard: int) -> set[str]:
         """Return the tasks that Redis may still hold: those of the last days, on their way to the history or there."""

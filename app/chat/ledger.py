@@ -13,9 +13,12 @@ from app.chat.records import Task
 from app.core import errors, ids
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
+from app.dialogs.loading import Keeping
+from app.dialogs.packing import Said
 
-MAX_DEATHS = 3
-"""How many workers may die over a task before it is taken for poison."""
+MAX_DEATHS = 5
+"""How many workers may die over a task before it is taken for poison: so many that one which merely shared a worker with poison, or met
+a bad minute, is not; and so few that it is told before the task's deadline."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,14 +159,15 @@ class Ledger:
                 client.zrem(self.keys.of_shard(name, shard), ref)
 
     def let_in(self, task: Task) -> None:
-        """Mend the windows that hold a task back."""
+        """Let a task in that its dialog's lane held back; mend the windows that hold it back."""
         shard = ids.shard_in(task.ref)
         names = [
             self.keys.of_task("task", task.ref),
             *(self.keys.of_shard(name, shard) for name in ("waiting", "queued", "deadlines")),
         ]
-        names += [*self._windows(task), self._list("chat", shard)]
-        sent = self.scripts.run("chat/let_in", names, [task.ref, task.user_window, task.bot_window, self.queue.chat])
+        names += [*self._windows(task), self._list("chat", shard), *self._lane(task)]
+        args = [task.ref, task.user_window, task.bot_window, int(task.lane > 0), self.queue.chat]
+        sent = self.scripts.run("chat/let_in", names, args)
         self._send(sent)
 
     def unsettled(self, task: Task) -> bool:
@@ -183,14 +187,23 @@ class Ledger:
         Raise `DialogMissing` when its dialog is to be loaded first, `CancelledMeanwhile` when it is to be settled as cancelled."""
         reply = self.scripts.run("chat/finish", self._finish_keys(task), self._finish_args(task, end))
         if reply[0] == 1:
-            self._send(reply[2:])
+            self._send(reply[3:])
             self._ask_drains(task.ref)
+            self._next_in_lane(reply[2].decode())
             return None
         if reply[0] == -5:
             raise DialogMissing
         if reply[0] == 2:
             raise CancelledMeanwhile
         return reply[1].decode() if len(reply) > 1 else ""
+
+    def _next_in_lane(self, ref: str) -> None:
+        """Let the next of a dialog in; the windows it must pass are its own user's. If we die before, the sweep does it."""
+        if ref:
+            with contextlib.suppress(errors.Unavailable):
+                task = self.read(ref)
+                if task is not None:
+                    self.let_in(task)
 
     def _send(self, refs: Iterable[bytes]) -> None:
         """Publish what a script let in. The script has done its work: without a broker the sweep finds what was not sent."""
@@ -225,11 +238,12 @@ class Ledger:
         names += [keys.of_outbox("history", shard), keys.of_outbox("history", shard, ":kick")]
         names += [self._list("chat", shard), self._list("history", shard)]
         names += keys.of_dialog(shard, task.bot, task.dialog) if task.dialog else [nothing] * 3
-        return [*names, keys.of_outbox("dialogs", shard), keys.of_outbox("dialogs", shard, ":kick")]
+        names += [keys.of_outbox("dialogs", shard), keys.of_outbox("dialogs", shard, ":kick")]
+        names += [keys.of_bot(name, shard, task.bot) for name in ("dialogs_here", "dialogs_dirty")]
+        return [*names, *self._lane(task)]
 
     def _finish_args(self, task: Task, end: End) -> list[Any]:
         shard = ids.shard_in(task.ref)
-        dialog = task.dialog if end.lasting else ""
         said = [part for message in end.messages for part in message]
         delta = (end.tokens - task.estimate) if task.token_limit else 0
         return [
@@ -246,9 +260,10 @@ class Ledger:
             self.queue.drain("history", shard),
             self.queue.drain("dialogs", shard),
             end.row,
-            dialog,
-            end.keep_messages,
-            end.dialog_ttl_ms,
+            task.dialog,
+            end.keeping.messages,
+            end.keeping.ttl_ms,
+            int(end.keeping.lasting),
             len(said),
             *said,
             *records.pairs(end.fields),
@@ -259,6 +274,13 @@ class Ledger:
         user = [keys.of_user(name, shard, task.bot, task.user) for name in ("user_window", "user_held")]
         return [*user, keys.of_bot("bot_window", shard, task.bot), keys.of_bot("bot_held", shard, task.bot)]
 
+    def _lane(self, task: Task) -> tuple[str, str]:
+        """Return the lane of the task's dialog and what it holds back."""
+        shard = ids.shard_in(task.ref)
+        if not task.lane:
+            return self.keys.nothing(shard), self.keys.nothing(shard)
+        return self.keys.of_lane(shard, task.bot, task.dialog, task.lane_owner)
+
     def _list(self, queue: str, shard: int) -> str:
         """Return Celery's list, or a key that nobody writes where the queue is not this Redis (and may be a cluster)."""
         return self.keys.queue(queue) if self.queue.direct else self.keys.nothing(shard)
@@ -266,7 +288,7 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
-    """How a task ends. `messages`: (mid, role, tokens, body) to append to its dialog; `fields`: more of its record.
+    """How a task ends. `messages`: what to append to its dialog; `fields`: more of its record.
     `lasting`: PostgreSQL gets the messages, too."""
 
     expected: str
@@ -274,8 +296,6 @@ class End:
     row: bytes
     counted: bool = False
     tokens: int = 0
-    messages: tuple[tuple[str, str, int, str], ...] = ()
+    messages: tuple[Said, ...] = ()
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    keep_messages: int = 50
-    dialog_ttl_ms: int = 8 * 86_400_000
-    lasting: bool = True
+    keeping: Keeping = dataclasses.field(default_factory=lambda: Keeping(8 * 86_400_000))

@@ -11,6 +11,7 @@ from app.chat.ledger import Ledger
 from app.chat.records import Task
 from app.core import errors, ids, metrics
 from app.core.periodic import Periodic
+from app.dialogs.live import Context
 
 LEASE_MS = 8_000
 BEAT_S = 2.0
@@ -18,10 +19,11 @@ BEAT_S = 2.0
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Held:
-    """A task in this process's hands. `gone` is set when it was cancelled or given to another."""
+    """A task in this process's hands. `gone` is set when it was cancelled or given to another; `context` is what it read of its dialog."""
 
     task: Task
     gone: threading.Event = dataclasses.field(default_factory=threading.Event)
+    context: Context | None = None
 
     @property
     def lease(self) -> str:

@@ -35,6 +35,8 @@ class Task:
     settled: bool = False
     date: str = ""
     dialog: str = ""
+    lane: int = 0
+    lane_owner: str = ""
     telegram_id: int | None = None
     estimate: int = 0
     token_limit: int = 0

@@ -9,15 +9,15 @@ from typing import Any
 import orjson
 
 from app.bots.directory import Bot
+from app.bots.schemas import BotSettings
 from app.chat import prompts, rows, schemas
 from app.chat.admission import Request
-from app.chat.ends import tokens_in
 from app.core import ids
 from app.core.principal import Principal
 from app.core.settings import Settings
+from app.dialogs import loading
+from app.dialogs.packing import tokens_in
 from app.limits.standing import Limits
-
-_DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +33,18 @@ class Call:
     deadline_s: float = 58.0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """The dialog that a request belongs to. `owner` is its user where it is the one that his messages go to, else ''."""
+
+    ref: str = ""
+    owner: str = ""
+
+
+NOWHERE = Place()
+_LANES = {"wait": 1, "refuse": 2}
+
+
 class Requests:
     """Builds requests for admission."""
 
@@ -40,7 +52,7 @@ class Requests:
         self.settings = settings
 
     def completion(
-        self, call: Call, body: schemas.ChatCompletionRequest, raw: dict[str, Any], dialog: str = ""
+        self, call: Call, body: schemas.ChatCompletionRequest, raw: dict[str, Any], place: Place = NOWHERE
     ) -> Request:
         """Build a request from OpenAI's body; `raw` is the body as sent, of which what is not ours goes to the provider."""
         passed = {name: value for name, value in raw.items() if name not in schemas.OURS and value is not None}
@@ -59,20 +71,42 @@ class Requests:
             estimate,
             raw,
             stream=bool(body.stream),
-            dialog=dialog,
+            place=place,
             session=body.session_id,
         )
+
+    def reply(self, call: Call, body: schemas.ReplyRequest, raw: dict[str, Any], user: str, place: Place) -> Request:
+        """Build a request from a message in a dialog: the bot's prompt, the dialog's context and the message, with OpenAI's options."""
+        passed = {
+            name: value
+            for name, value in raw.items()
+            if name not in schemas.OURS and name != "content" and value is not None
+        }
+        passed["messages"] = [{"role": "user", "content": body.content}]
+        model = body.model or call.bot.settings.model or self.settings.default_model
+        envelope = self._envelope(call, passed) | {"message": body.content, "system": self.system(call.bot.settings)}
+        kept: dict[str, Any] = {**passed, "model": model} if envelope["store"] == "all" else _shape(passed)
+        estimate = (
+            tokens_in(envelope["system"])
+            + tokens_in(body.content)
+            + (body.max_completion_tokens or body.max_tokens or 0)
+        )
+        return self._request(call, user, "dialog.reply", model, envelope, kept, estimate, raw, stream=bool(body.stream), place=place,
+                             session=body.session_id)  # fmt: skip
+
+    def system(self, settings: BotSettings) -> str:
+        """Return the prompt that a bot's own answers are made with."""
+        return settings.system_prompt or prompts.default(self.settings.system_prompt_file)
 
     def send(self, call: Call, body: schemas.SendRequest) -> Request:
         """Build a request from a user's message: the bot's prompt, his dialog and the message."""
         settings = call.bot.settings
         model = settings.model or self.settings.default_model
         envelope = self._envelope(call, {"messages": [{"role": "user", "content": body.message}]})
-        envelope |= {"message": body.message, "exchanges": settings.context_exchanges}
-        envelope["system"] = settings.system_prompt or prompts.default(self.settings.system_prompt_file)
+        envelope |= {"message": body.message, "system": self.system(call.bot.settings)}
         kept = {"message": body.message} if envelope["store"] == "all" else {"characters": len(body.message)}
         estimate = tokens_in(envelope["system"]) + tokens_in(body.message)
-        return self._request(call, body.user, "chat.send", model, envelope, kept, estimate, body.model_dump(), dialog="@",
+        return self._request(call, body.user, "chat.send", model, envelope, kept, estimate, body.model_dump(), place=Place("@", body.user),
                              session=body.session_id, telegram_id=body.telegram_id, language=body.language)  # fmt: skip
 
     def limits(self, call: Call, user: str) -> Limits:
@@ -91,12 +125,11 @@ class Requests:
                       settings.user_window, settings.bot_window, depth, settings.timezone)  # fmt: skip
 
     def _envelope(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
-        settings = call.bot.settings
+        settings, keeping = call.bot.settings, loading.keeping(call.bot.settings)
         return {
-            "body": body,
-            "store": settings.store_content,
-            "dialog_ttl_ms": settings.dialog_hot_hours * 3_600_000 + 7 * _DAY_MS,
-        }
+            "body": body, "store": settings.store_content, "dialog_ttl_ms": keeping.ttl_ms, "kept": keeping.messages,
+            "exchanges": settings.context_exchanges, "context_tokens": settings.context_tokens, "summaries": settings.summaries,
+        }  # fmt: skip
 
     def _request(
         self,
@@ -110,7 +143,7 @@ class Requests:
         raw: Any,
         *,
         stream: bool = False,
-        dialog: str = "",
+        place: Place = NOWHERE,
         session: str | None = None,
         telegram_id: int | None = None,
         language: str | None = None,
@@ -123,17 +156,18 @@ class Requests:
             model=model,
             request=kept,
             request_id=call.request_id,
-            dialog=None if dialog == "@" else dialog or None,
+            dialog=None if place.ref == "@" else place.ref or None,
             telegram_id=telegram_id,
             language=language,
         )
         fields = {
-            "kind": kind, "model": model, "stream": stream, "request_id": call.request_id, "trace": call.trace, "dialog": dialog,
+            "kind": kind, "model": model, "stream": stream, "request_id": call.request_id, "trace": call.trace, "dialog": place.ref,
             "key": call.principal.key_prefix, "telegram_id": telegram_id, "provider": "openai",
         }  # fmt: skip
         limits = self.limits(call, user)
         request = Request(ids.new_ref(shard), call.bot.id, user, limits, int(call.deadline_s * 1000), orjson.dumps(envelope), row, fields,
-                          estimate if limits.tokens else 0, session or "")  # fmt: skip
+                          estimate if limits.tokens else 0, session or "", lane=_LANES[call.bot.settings.when_busy] if place.ref else 0,
+                          lane_owner=place.owner)  # fmt: skip
         if call.idempotency_key:
             request.fingerprint = _digest(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
             request.idempotency = _digest(f"{call.path} {call.idempotency_key}".encode())

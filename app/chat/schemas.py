@@ -29,16 +29,14 @@ class StreamOptions(pydantic.BaseModel):
     include_usage: bool = False
 
 
-class ChatCompletionRequest(pydantic.BaseModel):
-    """OpenAI's chat completion request and Repliq's own members; members that are not listed are passed on to the provider."""
+class _Options(pydantic.BaseModel):
+    """OpenAI's options and Repliq's own; members that are not listed are passed on to the provider."""
 
     model_config = pydantic.ConfigDict(extra="allow")
 
-    messages: list[Message] = Field(min_length=1, max_length=2048)
     model: str | None = Field(None, min_length=1, max_length=256, description="Default: the bot's model.")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    user: UserName | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -52,7 +50,6 @@ class ChatCompletionRequest(pydantic.BaseModel):
     metadata: dict[str, Any] | None = None
 
     background: bool = Field(False, description="Submit and poll: 202 with the task.")
-    dialog_id: str | None = Field(None, max_length=64, description="Answer in this dialog.")
     session_id: SessionName | None = Field(None, description="Groups requests into a session.")
     webhook_url: str | None = Field(
         None, max_length=2048, description="Not served yet: a request that names one is refused."
@@ -61,17 +58,44 @@ class ChatCompletionRequest(pydantic.BaseModel):
         None, description="With `stream`: cancel the task when the client goes away."
     )
 
-    @pydantic.field_validator("user")
-    @classmethod
-    def _not_a_key(cls, value: str | None) -> str | None:
-        return checked_user(value)
-
     @pydantic.field_validator("webhook_url")
     @classmethod
     def _no_webhooks_yet(cls, value: str | None) -> str | None:
         if value is not None:
             raise ValueError("webhooks are not served by this version; poll the task or read its events instead")
         return value
+
+
+class ChatCompletionRequest(_Options):
+    """OpenAI's chat completion request and Repliq's own members; members that are not listed are passed on to the provider."""
+
+    messages: list[Message] = Field(min_length=1, max_length=2048)
+    user: UserName | None = None
+    dialog_id: str | None = Field(
+        None,
+        max_length=64,
+        description="Answer in this dialog: its context goes first, and both sides are appended to it.",
+    )
+
+    @pydantic.field_validator("user")
+    @classmethod
+    def _not_a_key(cls, value: str | None) -> str | None:
+        return checked_user(value)
+
+
+class ReplyRequest(_Options):
+    """A user's message in a dialog, with OpenAI's options for the answer."""
+
+    content: str = Field(min_length=1, max_length=200_000)
+
+    @pydantic.model_validator(mode="after")
+    def _of_the_dialog(self) -> ReplyRequest:
+        for name in ("messages", "user", "dialog_id"):
+            if name in (self.model_extra or {}):
+                raise ValueError(
+                    f"{name} is the dialog's own here; leave it out, or use /v1/chat/completions with dialog_id"
+                )
+        return self
 
 
 OURS = ("background", "dialog_id", "session_id", "webhook_url", "cancel_on_disconnect", "stream", "stream_options")

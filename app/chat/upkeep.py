@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from app.bots import active, bots
 from app.chat import drains
 from app.chat.ledger import Ledger
-from app.core import metrics
+from app.core import clock, ids, logs, metrics, snapshot
 from app.core.database.engine import Sessions
 from app.core.outbox import Outbox
 from app.core.queue import Queue
 from app.core.store import Keys, Store
+from app.dialogs import retention
+from app.dialogs.live import LiveDialogs
 from app.history import partitions, sessions, stale
 
 STREAMS = ("history", "dialogs")
+_PAUSE_S = 0.002
+_NOBODY = "nobody"  # whose profile need not be looked at
+_log = logs.get(__name__)
 _STALE_S = 1200.0  # longer than any deadline, so that what is only slow is left alone
 
 
@@ -45,7 +54,63 @@ def close_sessions(sessions_: Sessions) -> int:
         return int(sessions.close_idle(session))
 
 
+def clean_dialogs(sessions_: Sessions, dialogs: LiveDialogs, *, budget_s: float = 300.0) -> tuple[int, int]:
+    """Let idle dialogs leave Redis, and delete those past their bot's retention; return how many of each.
+
+    In small batches, the bots in turn beginning anywhere, so that a budget that is too short leaves nobody out for ever.
+    """
+    until = time.monotonic() + budget_s
+    with sessions_.begin() as session:
+        all_bots = bots.everyone(session)
+    start = random.randrange(len(all_bots)) if all_bots else 0
+    left = deleted = 0
+    for bot, settings in all_bots[start:] + all_bots[:start]:
+        left += _let_idle_leave(dialogs, bot, settings.dialog_hot_hours * 3_600_000, until)
+        for ref in _expired(sessions_, dialogs, bot, settings.retention_days, until):
+            dialogs.bury(bot, ref, _NOBODY)
+            deleted += 1
+        if time.monotonic() > until:
+            _log.warning("cleanup_out_of_time", budget_s=budget_s)
+            break
+    metrics.dialogs_cleaned.labels("left").inc(left)
+    metrics.dialogs_cleaned.labels("deleted").inc(deleted)
+    return left, deleted
+
+
+def _expired(sessions_: Sessions, dialogs: LiveDialogs, bot: str, days: int, until: float) -> list[str]:
+    shard = ids.shard_of(bot, dialogs.keys.shards)
+
+    def unwritten(refs: Sequence[str]) -> set[str]:
+        return dialogs.unwritten_among(bot, refs)
+
+    return retention.delete_expired(
+        sessions_, bot, days, shard=shard, budget_s=until - time.monotonic(), spare=unwritten
+    )
+
+
+def _let_idle_leave(dialogs: LiveDialogs, bot: str, idle_ms: int, until: float) -> int:
+    left = skip = 0
+    while time.monotonic() < until:
+        gone, stayed = dialogs.purge(bot, idle_ms, clock.now_ms(), skip=skip)
+        if not gone and not stayed:
+            break
+        left, skip = left + gone, skip + stayed
+        time.sleep(_PAUSE_S)  # Redis belongs to those who chat
+    return left
+
+
 def make_partitions(engine: Any) -> None:
     """Make the next months' partitions."""
     with engine.begin() as connection:
         partitions.ensure(connection)
+
+
+def snapshot_metrics(sessions_: Sessions, store: Store, keys: Keys, depths: Callable[[], dict[str, int]]) -> None:
+    """Put what /metrics cannot read by itself where every process finds it: active users, and depths of the broker's queues."""
+    with sessions_.begin() as session:
+        found = active.windows(session)
+    users = {f"{name}_{field}": number for name, window in found.items() for field, number in window._asdict().items()}
+    snapshot.write(store, keys, "users", users)
+    snapshot.write(store, keys, "queues", depths())
+    with sessions_.begin() as session:
+        active.prune(session)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "Say what is wrong with settings, servers and providers.",
     "keys": "Make, list and revoke API keys.",
     "bots": "Make, list and change bots.",
+    "dialogs": "Take dialogs out into a file, and bring them in.",
     "chat": "Chat in the terminal.",
     "simulator": "Run the model simulator.",
 }

@@ -101,6 +101,12 @@ class DialogArchived(RepliqError):
     code = "dialog_archived"
 
 
+class DialogBusy(RepliqError):
+    """The dialog is being answered in; try again when that is done."""
+
+    code = "dialog_busy"
+
+
 class VersionMismatch(RepliqError):
     """The object has changed since it was read."""
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import time
+from collections.abc import Mapping
 from typing import Any
 
-from app.core import clock, errors
+from app.core import clock, errors, snapshot
 from app.core.store import Keys, Store
 
-_STARTED = time.time()
 OUTBOXES = ("history", "dialogs")
+WINDOWS = ("day", "week", "month")
 
 
 def lines(store: Store, keys: Keys) -> list[str]:
-    """Return the lines; without Redis only the ones that need none."""
-    found = [
-        "# TYPE dialog_service_uptime_seconds gauge",
-        f"dialog_service_uptime_seconds {time.time() - _STARTED:.0f}",
-    ]
+    """Return the lines, none without Redis."""
     with contextlib.suppress(errors.Unavailable):
-        found += _from_redis(store, keys)
-    return found
+        return _from_redis(store, keys) + _of_users(snapshot.read(store, keys, "users"))
+    return []
 
 
 def _from_redis(store: Store, keys: Keys) -> list[str]:
@@ -44,6 +40,8 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
     age = max(0.0, (now - min(oldest)) / 1000) if oldest else 0.0
     found = ["# TYPE task_queue_depth gauge", f'task_queue_depth{{queue="chat"}} {sum(row[0] for row in rows)}']
     found += [f'task_queue_depth{{queue="chat_held_back"}} {sum(row[1] for row in rows)}']
+    queues = snapshot.read(store, keys, "queues")
+    found += [f'task_queue_depth{{queue="{name}"}} {depth}' for name, depth in sorted(queues.items())]
     found += ["# TYPE task_oldest_age_seconds gauge", f'task_oldest_age_seconds{{queue="chat"}} {age:.3f}']
     found += [
         "# TYPE outbox_length gauge",
@@ -60,6 +58,26 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
         ),
     ]
     return [*found, "# TYPE dialog_memory_usage_bytes gauge", f"dialog_memory_usage_bytes {memory}"]
+
+
+def _of_users(figures: Mapping[str, int]) -> list[str]:
+    """Return the lines of the latest snapshot; without a fresh one the metrics are named and have no value."""
+    found = ["# TYPE dialog_active_users gauge"]
+    found += [
+        f'dialog_active_users{{window="{window}"}} {figures[f"{window}_active"]}' for window in WINDOWS if figures
+    ]
+    found += ["# TYPE dialog_user_retention_rate gauge"]
+    return found + [
+        f'dialog_user_retention_rate{{window="{window}"}} '
+        + _rate(figures[f"{window}_stayed"], figures[f"{window}_earlier"])
+        for window in WINDOWS
+        if figures
+    ]
+
+
+def _rate(part: int, whole: int) -> str:
+    """Write a share; that of nobody is not a number, which no alarm takes for a low one."""
+    return f"{part / whole:.6f}" if whole else "NaN"
 
 
 def _memory(found: dict[str, Any]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import prometheus_client as prometheus
 from prometheus_client import multiprocess
@@ -15,6 +17,13 @@ _SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
 api_requests = prometheus.Counter("dialog_api_requests_total", "HTTP requests", ["method", "route", "status"])
 api_seconds = prometheus.Histogram(
     "dialog_api_request_duration_seconds", "HTTP requests, seconds", ["method", "route"], buckets=_SLOW
+)
+_START_TIME = "dialog_service_start_time_seconds"
+service_started = prometheus.Gauge(
+    _START_TIME,
+    "When the oldest of this machine's processes of a kind began, seconds since the epoch",
+    ["process"],  # a gauge without labels would be 0 in every process that imports this
+    multiprocess_mode="livemin",
 )
 api_waiters = prometheus.Gauge("api_waiters", "Requests that wait for a task", multiprocess_mode="livesum")
 
@@ -31,6 +40,13 @@ context_reads = prometheus.Counter(
     "dialog_context_cache_total", "Context reads: hit in Redis, or loaded from PostgreSQL", ["result"]
 )
 
+dialogs_cleaned = prometheus.Counter(
+    "dialogs_cleaned_total", "Dialogs that cleanup let leave Redis, or deleted past their retention", ["how"]
+)
+
+cache_requests = prometheus.Counter(
+    "chat_cache_requests_total", "Answers looked for in the cache: hit, or miss", ["result"]
+)
 redis_operations = prometheus.Counter("dialog_redis_operations_total", "Lua scripts run", ["script", "status"])
 redis_seconds = prometheus.Histogram(
     "dialog_redis_operation_duration_seconds", "Lua scripts, seconds", ["script"], buckets=_FAST
@@ -65,6 +81,11 @@ for _code in (
     "overloaded",
 ):
     limit_refusals.labels(_code)
+for _role in ("user", "assistant", "system", "tool"):
+    messages.labels(_role)
+for _result in ("hit", "miss"):
+    context_reads.labels(_result)
+    cache_requests.labels(_result)
 
 
 KNOWN_MODELS: set[str] = set()
@@ -73,6 +94,18 @@ KNOWN_MODELS: set[str] = set()
 
 def model_label(model: object) -> str:
     return model if isinstance(model, str) and model in KNOWN_MODELS else "other"
+
+
+def begin_serving() -> None:
+    """Note that this process is of the API, from now on."""
+    service_started.labels("api").set_to_current_time()
+
+
+def expect_scripts(names: Iterable[str]) -> None:
+    """Let the series of scripts begin at 0, errors' above all: an alarm sees no rise in what was not there before."""
+    for name in names:
+        for status in ("ok", "error"):
+            redis_operations.labels(name, status)
 
 
 def observe_script(name: str, status: str, seconds: float) -> None:
@@ -100,6 +133,13 @@ def _forget_dead(folder: str) -> None:
             path.unlink(missing_ok=True)
 
 
+class _Collected(list[Any]):
+    """Families that have been collected once, for who wants to do it again: that reads the files of all processes."""
+
+    def collect(self) -> Iterable[Any]:
+        return self
+
+
 def expose(extra: Iterable[str] = ()) -> bytes:
     """Write all metrics of all processes in Prometheus' text format, and `extra` lines behind."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -109,4 +149,15 @@ def expose(extra: Iterable[str] = ()) -> bytes:
         prometheus.ProcessCollector(registry=registry)
     else:
         registry = prometheus.REGISTRY
-    return bytes(prometheus.generate_latest(registry)) + "".join(line + "\n" for line in extra).encode()
+    found = _Collected(registry.collect())
+    lines = [*_uptime(found), *extra]
+    return bytes(prometheus.generate_latest(found)) + "".join(line + "\n" for line in lines).encode()
+
+
+def _uptime(found: Iterable[Any]) -> list[str]:
+    """Return how long the service has been up: the same whichever process is asked, and after one of them was begun anew."""
+    began = [sample.value for family in found if family.name == _START_TIME for sample in family.samples]
+    if not began:
+        return []
+    seconds = max(0.0, time.time() - began[0])
+    return ["# TYPE dialog_service_uptime_seconds gauge", f"dialog_service_uptime_seconds {seconds:.0f}"]

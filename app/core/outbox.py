@@ -25,6 +25,9 @@ LINGER_LEASE_MS = 2_000
 DEAD_LENGTH = 10_000
 MOST_PENDING = 100_000
 _PAGE = 1_000
+_WORTHWHILE = (
+    5  # a fifth of a batch is worth a transaction: waiting for more would cost a busy stream more than it saves
+)
 
 _log = logs.get(__name__)
 
@@ -103,7 +106,7 @@ class _Drain:
             if time.monotonic() >= until:
                 self._release(leave=True)
                 return max(waiting, 1)
-            if waiting < self.batch:
+            if waiting < self.batch // _WORTHWHILE:
                 if not self._acquire(self._linger_lease_ms):
                     return 0
                 time.sleep(self.linger_s)

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import users
+from app.bots import active, users
 from app.core import clock, ids, paging, ranks
 from app.history import states
 from app.history.models import Exchange, RequestHistory
@@ -143,7 +143,9 @@ def erase_user(session: orm.Session, bot: str, user: str, *, shard: int) -> list
     given = {"bot": bot, "user": user, "name": states.pseudonym(), "telegram": telegram_id(user)}
     for statement in (_CARRY_DAY, _FORGET_REQUESTS, _FORGET_SESSIONS, _FORGET_EXCHANGES):
         session.execute(statement, given)
-    return [ids.ref_of(shard, row.id) for row in session.execute(_FORGET_DIALOGS, given)]
+    refs = [ids.ref_of(shard, row.id) for row in session.execute(_FORGET_DIALOGS, given)]
+    active.rename(session, bot, user, str(given["name"]))
+    return refs
 
 
 _CARRY_DAY = sqlalchemy.text(f"""

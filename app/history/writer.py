@@ -9,6 +9,7 @@ from typing import NamedTuple
 import sqlalchemy
 from sqlalchemy import orm
 
+from app.bots import active
 from app.core import ids, ranks
 from app.core.database import Sessions
 from app.core.database.rows import as_rows
@@ -45,6 +46,7 @@ def write(sessions: Sessions, entries: Iterable[Entry]) -> None:
         _add_late_requests(session, found, known)
         ended = [state for state in found if state.rank == ranks.FINAL and _rank(known, state) < ranks.FINAL]
         tallies.count(session, found, ended, users)
+        active.note(session, ((state.bot, state.user, state.at.date()) for state in found if not state.erased))
 
 
 def _rank(known: dict[str, Known], state: State) -> int:

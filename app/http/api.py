@@ -23,8 +23,21 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Stream:
+    """A body that is no single JSON object: its media types (the first is what is sent), what it holds, the models of its lines.
+
+    As a request's body it is left to the view to read, up to `most_bytes`.
+    """
+
+    types: tuple[str, ...]
+    description: str
+    lines: tuple[type[pydantic.BaseModel], ...] = ()
+    most_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `answers`: status -> model or description; `open` needs no key; `once` replays by Idempotency-Key."""
+    """One operation. `answers`: status -> model, stream or description; `open` needs no key; `once` replays by Idempotency-Key."""
 
     method: str
     paths: tuple[str, ...]
@@ -32,7 +45,7 @@ class Route:
     tag: str
     scope: str | None = None
     open: bool = False
-    body: type[pydantic.BaseModel] | None = None
+    body: type[pydantic.BaseModel] | Stream | None = None
     query: type[pydantic.BaseModel] | None = None
     answers: dict[int, Any] = dataclasses.field(default_factory=dict)
     once: bool = False
@@ -79,7 +92,9 @@ def _handler(route: Route) -> Callable[..., flask.Response]:
         try:
             if route.query is not None:
                 call.query = context.parse_query(route.query)
-            if route.body is not None:
+            if isinstance(route.body, Stream):
+                context.expect_stream(route.body.types, route.body.most_bytes)
+            elif route.body is not None:
                 call.raw = context.json_object()
                 call.body = route.body.model_validate(call.raw)
         except pydantic.ValidationError as error:

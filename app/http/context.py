@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import flask
@@ -105,6 +106,18 @@ def json_object() -> Any:
         raise errors.MalformedJson(
             f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from None
+
+
+def expect_stream(types: Sequence[str], most_bytes: int) -> None:
+    """Let a view read a body of one of these media types from `flask.request.stream`, up to so many bytes.
+
+    Raises `UnsupportedMediaType` or `PayloadTooLarge`.
+    """
+    if flask.request.mimetype not in types:
+        raise errors.UnsupportedMediaType(f"The body must be {' or '.join(types)}.")
+    flask.request.max_content_length = most_bytes
+    if (flask.request.content_length or 0) > most_bytes:
+        raise errors.PayloadTooLarge(f"The body is larger than {most_bytes // 2**20} MiB.")
 
 
 def parse_query(model: type[pydantic.BaseModel]) -> pydantic.BaseModel:

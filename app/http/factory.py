@@ -10,7 +10,7 @@ import flask_swagger_ui
 import pydantic
 import werkzeug.exceptions
 
-from app.core import errors
+from app.core import errors, metrics
 from app.http import api, problems, routes
 from app.http.api import Route
 from app.runtime import Runtime
@@ -37,6 +37,7 @@ def create_app(runtime: Runtime) -> flask.Flask:
     app.register_error_handler(werkzeug.exceptions.HTTPException, problems.of_http)
     app.register_error_handler(Exception, problems.of_unexpected)
     _allow_origins(app, runtime)
+    metrics.begin_serving()
     return app
 
 

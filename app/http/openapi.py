@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pydantic
@@ -11,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.chat.schemas import ErrorMember
 from app.http import problems
-from app.http.api import Route
+from app.http.api import Route, Stream
 
 _REF = "#/components/schemas/{model}"
 _VARIABLE = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
@@ -32,9 +33,7 @@ class Problem(pydantic.BaseModel):
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the document of all routes."""
-    models = {
-        model for route in routes for model in (route.body, *route.answers.values(), Problem) if isinstance(model, type)
-    }
+    models = {model for route in routes for model in _models(route.body, *route.answers.values(), Problem)}
     inputs = [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)]
     _, schemas = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
     paths: dict[str, dict[str, Any]] = {}
@@ -74,12 +73,30 @@ def _operation(route: Route, path: str) -> dict[str, Any]:
     }  # fmt: skip
     if route.open:
         operation["security"] = []
-    if route.body:
+    if isinstance(route.body, Stream):
+        operation["requestBody"] = {"required": True, **_stream(route.body)}
+    elif route.body:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": _REF.format(model=route.body.__name__)}}},
         }
     return operation
+
+
+def _models(*found: Any) -> Iterator[type[pydantic.BaseModel]]:
+    for model in found:
+        if isinstance(model, Stream):
+            yield from model.lines
+        elif isinstance(model, type):
+            yield model
+
+
+def _stream(stream: Stream) -> dict[str, Any]:
+    """Describe a stream: to a JSON Schema it is a string, and OpenAPI 3.1 has no place of its own for what its lines are."""
+    shown: dict[str, Any] = {"schema": {"type": "string"}}
+    if stream.lines:
+        shown["x-lines"] = {"oneOf": [{"$ref": _REF.format(model=model.__name__)} for model in stream.lines]}
+    return {"description": stream.description, "content": dict.fromkeys(stream.types, shown)}
 
 
 def _query(route: Route) -> list[dict[str, Any]]:
@@ -98,6 +115,8 @@ def _responses(route: Route) -> dict[str, Any]:
     for status, answer in route.answers.items():
         if isinstance(answer, str):
             found[str(status)] = {"description": answer}
+        elif isinstance(answer, Stream):
+            found[str(status)] = _stream(dataclasses.replace(answer, types=answer.types[:1]))
         else:
             schema = {"$ref": _REF.format(model=answer.__name__)}
             found[str(status)] = {

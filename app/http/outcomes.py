@@ -12,7 +12,9 @@ import orjson
 from app.chat import records
 from app.chat.admission import Admitted, Request
 from app.chat.records import Task
+from app.chat.requests import NOWHERE, Place
 from app.core import clock, errors, ids, texts
+from app.dialogs import loading
 from app.http import limits
 from app.http.context import Context
 
@@ -151,11 +153,15 @@ def as_chunks(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [*told, {**base, "choices": [], "usage": body.get("usage")}]
 
 
-def dialog_of(call: Context, public: str | None) -> str:
-    """Return the reference of the dialog that a request names; raise `NotFound` for one that is not the bot's."""
+def place_of(call: Context, public: str | None) -> Place:
+    """Return the dialog that a request names; raise `NotFound` for one that is not the bot's."""
     if public is None:
-        return ""
-    ref = ids.parse(public, "dlg", call.runtime.settings.redis_shards)
-    if not call.runtime.dialogs.exists(call.bot.id, ref):
-        raise errors.NotFound(f"There is no dialog '{public}'.", param="dialog_id")
-    return ref
+        return NOWHERE
+    try:
+        ref = ids.parse(public, "dlg", call.runtime.settings.redis_shards)
+        header = call.runtime.dialogs.header(call.bot.id, ref, loading.keeping(call.bot.settings))
+    except errors.NotFound:
+        raise errors.NotFound(f"There is no dialog '{public}'.", param="dialog_id") from None
+    if header.state != "active":
+        raise errors.DialogArchived("The dialog is archived; restore it before anything is appended.")
+    return Place(ref, header.user if header.kind == "chat" else "")

@@ -65,7 +65,7 @@ class Days:
             _log.warning("day_begun_without_database", bot=bot)
             self.scripts.run("limits/seed_user", self._keys(shard, bot, user, day), ["", "", "", "", 0, lapse_ms])
             return
-        dialog = profile.dialog_ref or ids.new_ref(shard)
+        dialog = self._open_dialog(shard, bot, profile.dialog_ref)
         limit = "" if profile.daily_limit is None else profile.daily_limit
         args = [profile.zone or "", limit, profile.language or "", dialog, counted, lapse_ms, *open_]
         self.scripts.run("limits/seed_user", self._keys(shard, bot, user, own), args)
@@ -77,6 +77,11 @@ class Days:
         limit = "" if profile.daily_limit is None else profile.daily_limit
         args = [profile.zone or "", limit, profile.language or "", profile.dialog_ref or ids.new_ref(shard)]
         self.scripts.run("limits/change_user", [self.keys.of_user("profile", shard, bot, user)], args)
+
+    def _open_dialog(self, shard: int, bot: str, ref: str | None) -> str:
+        """Return the dialog to go on with: the latest, unless it was closed a moment ago, and PostgreSQL does not know yet."""
+        state = self.scripts.store.call("HGET", self.keys.of_dialog(shard, bot, ref)[0], "st") if ref else None
+        return ids.new_ref(shard) if ref is None or state in (b"archived", b"deleted") else ref
 
     def language(self, shard: int, bot: str, user: str) -> str | None:
         """Return the language that a user is known to want."""

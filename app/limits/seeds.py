@@ -22,7 +22,8 @@ _DAY = sqlalchemy.text(f"""
         AND h.created_at BETWEEN CAST(:date AS date) - 2 AND CAST(:date AS date) + 3
 """)
 _DIALOG = sqlalchemy.text("""
-    SELECT id FROM dialogs WHERE bot_id = :bot AND user_id = :user AND kind = 'chat' ORDER BY id DESC LIMIT 1
+    SELECT id FROM dialogs WHERE bot_id = :bot AND user_id = :user AND kind = 'chat' AND status = 'active'
+    ORDER BY id DESC LIMIT 1
 """)
 
 

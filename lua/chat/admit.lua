@@ -23,6 +23,8 @@
   KEYS[19] list    Celery's chat queue
   KEYS[20] list    Celery's history queue
   KEYS[21] set     the task's waiters
+  KEYS[22] zset    the dialog's lane: its task that is under way
+  KEYS[23] list    what the lane holds back
   ARGV[1]  str     the task's reference
   ARGV[2]  str     fingerprint of the body, or '' without an idempotency key
   ARGV[3]  int     1 when a day's limit is kept for the user
@@ -44,10 +46,11 @@
   ARGV[19] str     message that asks for a drain, '' when the caller publishes
   ARGV[20] str     channel of the process that waits, or ''
   ARGV[21] json    the pending history row
-  ARGV[22] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
+  ARGV[22] int     0 without a dialog; when its lane is taken: 1 waits for it, 2 is refused
+  ARGV[23] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
 
   RETURNS  {1, sent (0 = held back), now ms, used, limit, rate left, rate reset ms, tokens left, tokens reset ms, depth, drain asked},
-           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks, retry ms, used, limit, rate left, reset, tokens left, reset},
+           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks | 6 dialog busy, retry ms, used, limit, rate left, reset, tokens left, reset},
            {2} admitted before, {3, ref} this idempotency key has that task, {-1} the key came with another body,
            {-2} profile or counter missing: seed them, {-3, zone} the user's zone is another, {-4} the day is not today
 ]]
@@ -58,12 +61,13 @@
 --- include outbox
 --- include day
 local task, idem, profile, session, day, day_open, rate, tokens, running, user_window, user_held, bot_window, bot_held, queued,
-  waiting, deadlines, outbox, kick, chat, history, waiters = unpack(KEYS)
+  waiting, deadlines, outbox, kick, chat, history, waiters, lane, lane_held = unpack(KEYS)
 local ref, print, personal, zone = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
 local day_starts, day_ends, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local rate_limit, token_limit, cost, open_limit = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local user_size, bot_size, max_depth, patience = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
 local given_session, new_session, message, drain, waiter, row = ARGV[16], ARGV[17], ARGV[18], ARGV[19], ARGV[20], ARGV[21]
+local lane_mode = tonumber(ARGV[22])
 local now = now_ms(ARGV[#ARGV])
 local now_us, deadline = now * 1000, now + patience
 
@@ -108,9 +112,11 @@ if token_limit > 0 then
   if wait > 0 then refuse(4, cost > token_limit and day_ends - now or math.ceil(wait / 1000)) end
 end
 if open_limit > 0 then
-  redis.call('ZREMRANGEBYSCORE', running, '-inf', now - 60000)
-  if redis.call('ZCARD', running) >= open_limit then refuse(5, 1000) end
+  if redis.call('ZCOUNT', running, now - 60000, '+inf') >= open_limit then refuse(5, 1000) end
 end
+-- Nobody overtakes who waits.
+local lane_taken = lane_mode > 0 and (redis.call('LLEN', lane_held) > 0 or redis.call('ZCOUNT', lane, now - 60000, '+inf') > 0)
+if lane_taken and lane_mode == 2 then refuse(6, 1000) end
 if refused > 0 then
   if rate_limit > 0 then rate_tat = gcra_read(rate, now_us) end
   if token_limit > 0 then token_tat = gcra_read(tokens, now_us) end
@@ -119,16 +125,19 @@ local rate_left, rate_reset = gcra_left(rate_tat, math.max(rate_limit, 1), now_u
 local tokens_left, tokens_reset = gcra_left(token_tat, math.max(token_limit, 1), now_us)
 if refused > 0 then return {0, refused, retry, used, limit, rate_left, rate_reset, tokens_left, tokens_reset} end
 
--- From here on everything is written, and nothing may fail.
+-- From here on everything is written, and nothing may fail. Nothing was until here, not even a removal: after one a server without
+-- memory would let a script go on.
 if print ~= '' then redis.call('SET', idem, print .. ' ' .. ref, 'PX', 86400000) end
 if personal then
   redis.call('ZADD', day_open, deadline + 60000, ref)
+  redis.call('ZREMRANGEBYSCORE', day_open, '-inf', now)
   redis.call('PEXPIRE', day_open, 259200000)
 end
 if rate_limit > 0 then gcra_write(rate, rate_tat, now_us) end
 if token_limit > 0 then gcra_write(tokens, token_tat, now_us) end
 if open_limit > 0 then
   redis.call('ZADD', running, deadline, ref)
+  redis.call('ZREMRANGEBYSCORE', running, '-inf', now - 60000)
   redis.call('PEXPIRE', running, 86400000)
 end
 if given_session == '' then
@@ -137,7 +146,7 @@ if given_session == '' then
   given_session = redis.call('GET', session)
 end
 redis.call('HSET', task, 'state', 'queued', 'attempt', 0, 'deaths', 0, 'created', now, 'deadline', deadline, 'session', given_session,
-           unpack(ARGV, 22, #ARGV - 1))
+           unpack(ARGV, 23, #ARGV - 1))
 if redis.call('HGET', task, 'dialog') == '@' then redis.call('HSET', task, 'dialog', dialog) end
 redis.call('PEXPIRE', task, patience + 86400000)
 redis.call('ZADD', deadlines, deadline, ref)
@@ -148,7 +157,10 @@ end
 local drain_flag = redis.call('EXISTS', kick)
 outbox_add(outbox, kick, history, drain, 'ref', ref, 'at', now, 'session', given_session, 'row', row)
 local sent = 0
-if not has_room(user_window, user_size, now) then
+if lane_mode > 0 and not lane_taken then occupy(lane, 1, ref, deadline) end
+if lane_taken then
+  hold(lane_held, ref)
+elseif not has_room(user_window, user_size, now) then
   hold(user_held, ref)
 else
   occupy(user_window, user_size, ref, deadline)

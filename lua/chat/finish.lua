@@ -26,6 +26,10 @@
   KEYS[22] hash    its message ids
   KEYS[23] stream  dialogs outbox
   KEYS[24] string  dialogs outbox: a drain has been asked for
+  KEYS[25] zset    the bot's dialogs that are here
+  KEYS[26] zset    those that PostgreSQL does not have as they are
+  KEYS[27] zset    the dialog's lane: its task that is under way
+  KEYS[28] list    what the lane holds back
   ARGV[1]  str     the task's reference
   ARGV[2]  str     what it must be: in_progress (by this attempt), queued, or lapsed (its lease ran out)
   ARGV[3]  str     attempt
@@ -39,13 +43,14 @@
   ARGV[11] str     message that asks for a drain of history, '' when the caller publishes
   ARGV[12] str     the same of dialogs
   ARGV[13] json    the final history row
-  ARGV[14] str     the dialog's reference, '' when PostgreSQL is not to have its messages
+  ARGV[14] str     the dialog's reference
   ARGV[15] int     how many messages a dialog keeps here
   ARGV[16] int ms  how long an idle dialog stays here
-  ARGV[17] int     n: values that follow for the dialog (mid, role, tokens, body of each message)
-  ARGV[18] str     those n values, then further fields of the record, name and value in turn
+  ARGV[17] int     0 when PostgreSQL is not to have its messages
+  ARGV[18] int     n: values that follow for the dialog (mid, role, tokens, metadata, body of each message)
+  ARGV[19] str     those n values, then further fields of the record, name and value in turn
 
-  RETURNS  {1, now ms, refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task,
+  RETURNS  {1, now ms, ref that is next in the lane or '', refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task,
            {2} it was cancelled while it ran: end it as cancelled, with what was used, {-5} the dialog is not here or torn: load it and come again
 ]]
 --- include clock
@@ -55,15 +60,16 @@
 --- include outbox
 --- include day
 --- include dialog
-local task, waiters, day, day_open, tokens, running, user_window, user_held, bot_window, bot_held, queued, leased, waiting, due,
-  deadlines, outbox, kick, chat, history, head, messages, ids, dialogs_outbox, dialogs_kick = unpack(KEYS)
+--- include dialog_write
+local task, waiters, day, day_open, tokens, running, user_window, user_held, bot_window, bot_held, queued, leased, waiting, due, deadlines,
+  outbox, kick, chat, history, head, messages, ids, dialogs_outbox, dialogs_kick, index, dirty, lane, lane_held = unpack(KEYS)
 local ref, expected, attempt, becomes, counted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local token_limit, token_delta, user_size, bot_size = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local message, drain, dialogs_drain, row = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local dialog_ref, keep, dialog_ttl, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
+local dialog_ref, keep, dialog_ttl, lasting, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1', tonumber(ARGV[18])
 local now = now_ms(ARGV[#ARGV])
 
-local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot', 'user')
+local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot')
 local state, mine, created, session, counts = record[1], record[2] == attempt, record[4], record[5], record[6] == '1'
 if not state then return {-1} end
 local lease = ref .. '/' .. attempt
@@ -77,15 +83,15 @@ else
 end
 local dialog, flat = nil, {}
 if n > 0 and not settles then
-  dialog = dialog_read(head, messages)
+  dialog = dialog_read(head, messages, ids)
   if not dialog then return {-5} end
-  for i = 18, 17 + n do flat[#flat + 1] = ARGV[i] end
+  for i = 19, 18 + n do flat[#flat + 1] = ARGV[i] end
 end
 
 if settles then
   redis.call('HSET', task, 'settled', '1')
 else
-  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 18 + n, #ARGV - 1))
+  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 19 + n, #ARGV - 1))
 end
 redis.call('HDEL', task, 'request')
 redis.call('PEXPIRE', task, 86400000)
@@ -96,6 +102,7 @@ redis.call('ZREM', deadlines, ref)
 if redis.call('ZREM', waiting, ref) == 1 then
   redis.call('LREM', user_held, 0, ref)
   redis.call('LREM', bot_held, 0, ref)
+  redis.call('LREM', lane_held, 0, ref)
 end
 if counts then day_settle(day, day_open, ref, counted, now) end
 if token_limit > 0 and token_delta ~= 0 then
@@ -104,7 +111,8 @@ if token_limit > 0 and token_delta ~= 0 then
 end
 redis.call('ZREM', running, ref)
 
-local result = {1, now}
+redis.call('ZREM', lane, ref)
+local result = {1, now, redis.call('LINDEX', lane_held, -1) or ''}
 local function pass(next_ref)
   redis.call('ZREM', waiting, next_ref)
   send(next_ref, now, queued, chat, message)
@@ -123,15 +131,10 @@ refill(user_window, user_size, user_held, deadlines, now, function(next_ref)
 end)
 
 if dialog and dialog.st == 'active' then
-  if dialog_ref == '' then dialog.fs = dialog.seq + n end  -- what is written nowhere else may be trimmed
-  local first, packed = dialog_append(dialog, head, messages, ids, now, keep, dialog_ttl, flat)
-  if #packed > 0 and dialog_ref ~= '' then
-    local fields = {}
-    for i, text in ipairs(packed) do
-      fields[2 * i - 1], fields[2 * i] = 'm' .. i, text
-    end
-    outbox_add(dialogs_outbox, dialogs_kick, history, dialogs_drain, 'dialog', dialog_ref, 'bot', record[7], 'user', record[8],
-               'seq', first, 'v', dialog.v + 1, unpack(fields))
+  local first, packed = dialog_append(dialog, head, messages, ids, now, keep, lasting, flat)
+  if #packed > 0 then
+    dialog_touch(dialog, {head, messages, ids}, index, dirty, dialog_ref, now, dialog_ttl)
+    dialog_tell(dialog, dialogs_outbox, dialogs_kick, history, dialogs_drain, dialog_ref, record[7], now, first, packed, lasting)
   end
 end
 outbox_add(outbox, kick, history, drain, 'ref', ref, 'at', created, 'session', session, 'row', row, 'end', now)

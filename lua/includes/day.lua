@@ -13,6 +13,5 @@ end
 local function day_used(day, open, now)
   local counted = redis.call('GET', day)
   if not counted then return nil end
-  redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
-  return tonumber(counted) + redis.call('ZCARD', open)
+  return tonumber(counted) + redis.call('ZCOUNT', open, '(' .. string.format('%.0f', now), '+inf')
 end

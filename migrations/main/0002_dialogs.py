@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("dialogs", sa.Column("summary", sa.Text()))
     op.add_column("dialogs", sa.Column("summary_seq", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("dialogs", sa.Column("header_version", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("dialogs", sa.Column("at_rest", sa.Boolean(), nullable=False, server_default=sa.false()))
     # When it was last written or made: what lists are sorted by.
     op.add_column(
@@ -21,6 +22,7 @@ def upgrade() -> None:
     )
     op.execute("UPDATE dialogs SET active_at = coalesce(last_message_at, created_at), at_rest = true")
     op.drop_index("ix_dialogs_bot_id_user_id_id", "dialogs")
+    op.create_index("ix_dialogs_bot_id_id", "dialogs", ["bot_id", "id"])
     op.create_index("ix_dialogs_bot_id_active_at_id", "dialogs", ["bot_id", "active_at", "id"])
     op.create_index("ix_dialogs_bot_id_user_id_active_at_id", "dialogs", ["bot_id", "user_id", "active_at", "id"])
 
@@ -28,6 +30,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_dialogs_bot_id_user_id_active_at_id", "dialogs")
     op.drop_index("ix_dialogs_bot_id_active_at_id", "dialogs")
+    op.drop_index("ix_dialogs_bot_id_id", "dialogs")
     op.create_index("ix_dialogs_bot_id_user_id_id", "dialogs", ["bot_id", "user_id", "id"])
-    for column in ("active_at", "at_rest", "summary_seq", "summary"):
+    for column in ("active_at", "at_rest", "header_version", "summary_seq", "summary"):
         op.drop_column("dialogs", column)

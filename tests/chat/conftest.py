@@ -15,6 +15,7 @@ from app.core import clock, ids
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts, Store
 from app.limits.standing import Limits
+from tests.keyspace import Keyspace
 
 BOT = "0197b0c0-0000-7000-8000-000000000001"
 SHARD = ids.shard_of(BOT, 16)
@@ -71,10 +72,9 @@ class Desk:
     def admit(self, user: str = "u1", **changes: Any) -> Admitted:
         return self.admission.admit(self.request(user, **changes))
 
-    def snapshot(self) -> dict[bytes, bytes]:
+    def snapshot(self) -> dict[bytes, Any]:
         """Return every key with its whole value, time to live left out."""
-        with self.store.borrow() as client:
-            return {key: client.dump(key) for key in client.scan_iter("*")}
+        return Keyspace(self.store).values
 
     def messages(self) -> int:
         return int(self.store.call("LLEN", self.keys.queue("chat")))
@@ -95,8 +95,13 @@ class Desk:
 
 @pytest.fixture
 def desk(store: Store, scripts: Scripts) -> Desk:
+    return make_desk(store, scripts)
+
+
+def make_desk(store: Store, scripts: Scripts, *, direct: bool = True) -> Desk:
+    """Make a desk over any store; not `direct`, what is sent to the broker is sent nowhere."""
     keys = Keys("rq", 16, "rq:q:")
-    queue = Queue(direct=True, publish=_nothing_to_publish)
+    queue = Queue(direct=direct, publish=_nothing_to_publish if direct else _publish_nowhere)
     seeds = EmptySeeds(scripts, keys)
     return Desk(
         store, scripts, keys, queue, seeds, Ledger(scripts, keys, queue), Admission(scripts, keys, queue, seeds)
@@ -105,6 +110,10 @@ def desk(store: Store, scripts: Scripts) -> Desk:
 
 def _nothing_to_publish(queue: str, name: str, args: list[Any]) -> None:
     raise AssertionError("a queue in the store's Redis is pushed to by the scripts")
+
+
+def _publish_nowhere(queue: str, name: str, args: list[Any]) -> None:
+    """Stand for a broker that is another server."""
 
 
 @pytest.fixture

@@ -107,8 +107,8 @@ def test_a_reservation_whose_task_vanished_lapses(desk: Desk) -> None:
 def test_midnight_begins_a_new_day_at_once(desk: Desk, at: Callable[[int], None]) -> None:
     midnight = clock.local_day("Europe/Kyiv").ends_ms
     limits = Limits(daily=1, zone="Europe/Kyiv")
-    at(midnight - 2000)
-    assert desk.admit(limits=limits).standing.day_resets_ms <= 2000
+    at(midnight - 20_000)
+    assert desk.admit(limits=limits).standing.day_resets_ms <= 20_000
     with pytest.raises(errors.LimitExceeded):
         desk.admit(limits=limits)
     at(midnight + 10)
@@ -126,7 +126,7 @@ def test_a_day_of_a_clock_change_has_its_own_length(
     limits = Limits(daily=1, zone="Europe/Kyiv")
     at(day.starts_ms + 1000)
     _end(desk, desk.admit(limits=limits).ref, "completed")
-    at(day.ends_ms - 1000)
+    at(day.ends_ms - 20_000)
     with pytest.raises(errors.LimitExceeded):
         desk.admit(limits=limits)
     at(day.ends_ms + 10)
@@ -136,7 +136,7 @@ def test_a_day_of_a_clock_change_has_its_own_length(
 def test_a_request_of_yesterday_that_ends_today_counts_for_yesterday(desk: Desk, at: Callable[[int], None]) -> None:
     midnight = clock.local_day("UTC").ends_ms
     limits = Limits(daily=1)
-    at(midnight - 2000)
+    at(midnight - 20_000)
     ref = desk.admit(limits=limits).ref
     at(midnight + 1000)
     desk.admit(limits=limits)
@@ -147,9 +147,9 @@ def test_a_request_of_yesterday_that_ends_today_counts_for_yesterday(desk: Desk,
 
 def test_a_user_with_a_zone_of_his_own_has_his_own_midnight(desk: Desk, at: Callable[[int], None]) -> None:
     desk.seeds.zone = "Pacific/Auckland"
-    at(clock.local_day("Pacific/Auckland").ends_ms - 1000)
+    at(clock.local_day("Pacific/Auckland").ends_ms - 20_000)
     admitted = desk.admit(limits=Limits(daily=5, zone="UTC"))
-    assert admitted.standing.day_resets_ms <= 1000
+    assert admitted.standing.day_resets_ms <= 20_000
 
 
 def test_a_users_own_limit_goes_before_the_bots(desk: Desk) -> None:
@@ -200,11 +200,13 @@ def test_requests_without_a_user_are_outside_the_users_limits(desk: Desk) -> Non
     assert desk.seeds.asked == 0
 
 
-def test_a_gcra_limit_admits_its_burst_and_no_more(desk: Desk) -> None:
+def test_a_gcra_limit_admits_its_burst_and_no_more(desk: Desk, at: Callable[[int], None]) -> None:
+    now = clock.now_ms()
     for limit in (1, 7, 60):
         user = f"rate{limit}"
         admitted = 0
         for _ in range(limit + 3):
+            at(now + 500 * (admitted > 0))  # the clock stands still, give or take, however long this takes
             try:
                 desk.admit(user, limits=Limits(rate=limit))
                 admitted += 1
@@ -229,11 +231,27 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(_STEPS)
-def test_the_day_counts_what_a_simple_model_counts(desk: Desk, steps: list[tuple[str, int]]) -> None:
-    """A model of the day: what is counted and what is open; a lost counter is given back from exactly that."""
+def test_the_day_counts_what_a_simple_model_counts(desk: Desk) -> None:
+    check_day(desk, examples=40)
+
+
+def check_day(desk: Desk, *, examples: int) -> None:
+    """Compare a user's day on a desk's server with a model: what is counted, what is open; a lost counter is given back from that."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(_STEPS)
+    def check(steps: list[tuple[str, int]]) -> None:
+        _follow(desk, steps)
+
+    check()
+
+
+def _follow(desk: Desk, steps: list[tuple[str, int]]) -> None:
     desk.store.call("FLUSHDB")
+    today = clock.local_day("UTC")
+    desk.scripts.shift_ms = (
+        today.starts_ms + 43_200_000 - clock.now_ms()
+    )  # noon: no midnight may come between two steps
     limit, counted, open_, claimed = 4, 0, [], set()
     admission = Admission(desk.scripts, desk.keys, desk.queue, _ModelSeeds(desk, lambda: (counted, open_)))
     for what, which in steps:
@@ -245,7 +263,7 @@ def test_the_day_counts_what_a_simple_model_counts(desk: Desk, steps: list[tuple
             except errors.LimitExceeded:
                 assert counted + len(open_) == limit
         elif what == "lose_counter":
-            day, day_open = desk.keys.of_day(SHARD, BOT, "u1", clock.local_day("UTC").date.strftime("%Y%m%d"))
+            day, day_open = desk.keys.of_day(SHARD, BOT, "u1", today.date.strftime("%Y%m%d"))
             desk.store.call("DEL", day, day_open)
         elif open_ and what != "claim":
             ref = open_[which % len(open_)]

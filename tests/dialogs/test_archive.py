@@ -13,7 +13,7 @@ from app.core import ids
 from app.core.database import Sessions
 from app.core.outbox import Entry, Outbox
 from app.core.store import Keys, Scripts, Store
-from app.dialogs import archive
+from app.dialogs import archive, packing
 from app.dialogs.models import Dialog
 from tests.history.entries import BOT, NOON, SHARD
 
@@ -22,8 +22,8 @@ OTHER = "01970000-0000-7000-8000-000000000002"
 
 def _entry(ref: str, first: int, *bodies: str, version: int = 1, user: str = "tg:1") -> Entry:
     packed = {
-        f"m{number + 1}": f"{first + number}|{'user' if (first + number) % 2 else 'assistant'}|mid{first + number}"
-        f"|{NOON + first + number}|{body}"
+        f"m{number + 1}": f"{first + number}|{first + number}|{'user' if (first + number) % 2 else 'assistant'}|mid{first + number}"
+        f"|{NOON + first + number}|0|{body}"
         for number, body in enumerate(bodies)
     }
     return "1-0", {"dialog": ref, "bot": BOT, "user": user, "seq": str(first), "v": str(version), **packed}
@@ -42,10 +42,11 @@ def test_what_was_written_is_loaded_as_it_was(sessions: Sessions) -> None:
     archive.write(sessions, entries)
     loaded = _load(sessions, ref)
     assert (loaded.user, loaded.seq, loaded.version, loaded.state) == ("tg:1", 4, 2, "active")
-    assert (loaded.created_ms, loaded.updated_ms) == (NOON + 1, NOON + 4)
-    assert loaded.packed == [text for _, fields in entries for text in archive.entries_in(fields)]
-    assert _load(sessions, ref, 2).packed == loaded.packed[2:]
-    assert archive.flushed(entries) == {ref: 4}
+    assert (loaded.header["ct"], loaded.active_ms) == (str(NOON + 1), NOON + 4)
+    packed = [packing.pack(message).decode() for message in loaded.messages]
+    assert packed == [text for _, fields in entries for text in archive.entries_in(fields)]
+    assert _load(sessions, ref, 2).messages == loaded.messages[2:]
+    assert archive.flushed(entries) == {ref: (4, 2)}
 
 
 def test_a_dialog_of_another_bot_or_of_none_is_not_loaded(sessions: Sessions) -> None:
@@ -70,7 +71,7 @@ def test_order_repeats_and_batches_do_not_matter(sessions: Sessions) -> None:
         archive.write(sessions, told[:cut])
         archive.write(sessions, told[cut:])
         loaded = _load(sessions, ref)
-        assert (loaded.seq, loaded.version, len(loaded.packed)) == (first - 1, len(sizes), first - 1)
+        assert (loaded.seq, loaded.version, len(loaded.messages)) == (first - 1, len(sizes), first - 1)
         with sessions.begin() as session:
             dialog = session.get(Dialog, ids.uuid_in(ref))
             assert dialog is not None
@@ -82,9 +83,9 @@ def test_order_repeats_and_batches_do_not_matter(sessions: Sessions) -> None:
 def test_a_message_whose_id_is_known_is_not_repeated(sessions: Sessions) -> None:
     ref = ids.new_ref(SHARD)
     archive.write(sessions, [_entry(ref, 1, "one")])
-    repeated = dict(_entry(ref, 2, "again")[1], m1=f"9|user|mid1|{NOON}|again")
+    repeated = dict(_entry(ref, 2, "again")[1], m1=f"2|9|user|mid1|{NOON}|0|again")
     archive.write(sessions, [("2-0", repeated)])
-    assert _load(sessions, ref).packed == [f"1|user|mid1|{NOON + 1}|one"]
+    assert _load(sessions, ref).messages == [packing.Message(1, 1, "user", "mid1", NOON + 1, "", "one")]
 
 
 def test_messages_whose_numbers_others_have_are_written_behind_them(sessions: Sessions) -> None:
@@ -94,11 +95,13 @@ def test_messages_whose_numbers_others_have_are_written_behind_them(sessions: Se
         archive.write(sessions, [_entry(ref, 1, "one", "two"), _entry(ref, 3, "three", "four"), _entry(whole, 1, "x")])
         == set()
     )
-    anew = dict(_entry(ref, 3, "", "")[1], m1=f"10|user|new3|{NOON + 9}|five", m2=f"20|assistant|new4|{NOON + 9}|six")
+    anew = dict(
+        _entry(ref, 3, "", "")[1], m1=f"3|10|user|new3|{NOON + 9}|0|five", m2=f"4|20|assistant|new4|{NOON + 9}|0|six"
+    )
     for _ in range(2):  # an entry may come twice
         assert archive.write(sessions, [("2-0", anew), _entry(whole, 1, "x")]) == {ids.uuid_in(ref).hex}
     loaded = _load(sessions, ref)
-    assert [text.rsplit("|", 1)[1] for text in loaded.packed] == ["one", "two", "three", "four", "five", "six"]
+    assert [message.body for message in loaded.messages] == ["one", "two", "three", "four", "five", "six"]
     assert loaded.seq == 6
     with sessions.begin() as session:
         dialog = session.get(Dialog, ids.uuid_in(ref))
@@ -109,11 +112,11 @@ def test_messages_whose_numbers_others_have_are_written_behind_them(sessions: Se
 def test_what_postgres_cannot_hold_is_replaced(sessions: Sessions) -> None:
     ref = ids.new_ref(SHARD)
     archive.write(sessions, [_entry(ref, 1, "a\0b")])
-    assert _load(sessions, ref).packed[0].endswith("|a\ufffdb")
+    assert _load(sessions, ref).messages[0].body == "a\ufffdb"
 
 
 @pytest.mark.parametrize(
-    "change", [{"bot": "nobody"}, {"m1": "no bars"}, {"seq": "x"}, {"dialog": "x"}, {"m1": "x|user|m|1|b"}]
+    "change", [{"bot": "nobody"}, {"m1": "no bars"}, {"seq": "x"}, {"dialog": "x"}, {"m1": "1|x|user|m|1|0|b"}]
 )
 def test_an_entry_that_cannot_be_written_is_put_aside_alone(
     sessions: Sessions, store: Store, scripts: Scripts, keys: Keys, change: dict[str, str]
@@ -122,8 +125,47 @@ def test_an_entry_that_cannot_be_written_is_put_aside_alone(
     for fields in (_entry(good, 1, "x")[1], _entry(ids.new_ref(SHARD), 1, "x")[1] | change, _entry(good, 2, "x")[1]):
         store.call("XADD", keys.of_outbox("dialogs", SHARD), "*", *[part for item in fields.items() for part in item])
     assert outbox.drain("dialogs", SHARD, lambda entries: archive.write(sessions, entries), linger_s=0) == 0
-    assert len(_load(sessions, good).packed) == 2
+    assert len(_load(sessions, good).messages) == 2
     assert store.call("XLEN", keys.of_outbox("dialogs", SHARD, ":dead")) == 1
+
+
+def test_a_header_keeps_its_latest_change_whatever_order_it_comes_in(sessions: Sessions) -> None:
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def check(chance: random.Random) -> None:
+        ref = ids.new_ref(SHARD)
+        told = [_entry(ref, 1, "x")]
+        told += [
+            _header(ref, 2, title="a", meta='{"n":1}'),
+            _header(ref, 3, st="archived"),
+            _header(ref, 4, title="b", st="active"),
+        ]
+        told += [_header(ref, 5, sm="so far", sq="1"), _header(ref, 6, title="")]
+        # The stream is in order; what may come twice is a stretch of it.
+        cut = chance.randint(1, len(told))
+        archive.write(sessions, told[:cut])
+        archive.write(sessions, told[chance.randint(0, cut) :])
+        archive.write(sessions, told[chance.randint(0, len(told)) :])
+        loaded = _load(sessions, ref)
+        header = {name: loaded.header[name] for name in ("title", "meta", "st", "sm", "sq")}
+        assert header == {"title": "", "meta": '{"n":1}', "st": "active", "sm": "so far", "sq": "1"}
+        assert (loaded.version, loaded.count) == (6, 1)
+
+    check()
+
+
+def test_what_was_deleted_is_gone_with_what_came_before_it(sessions: Sessions) -> None:
+    ref, other = ids.new_ref(SHARD), ids.new_ref(SHARD)
+    archive.write(sessions, [_entry(ref, 1, "x"), _entry(other, 1, "y")])
+    archive.write(sessions, [_entry(ref, 2, "z", version=2), _header(ref, 3, st="deleted")])
+    archive.write(sessions, [_header(other, 3, bot=OTHER, st="deleted")])
+    with sessions.begin() as session:
+        assert archive.load(session, BOT, ref) is None
+        assert archive.load(session, BOT, other) is not None, "another bot deletes nothing"
+
+
+def _header(ref: str, version: int, *, bot: str = BOT, **changed: str) -> Entry:
+    return "1-0", {"dialog": ref, "bot": bot, "user": "tg:1", "v": str(version), "at": str(NOON + version), **changed}
 
 
 def test_nothing_to_write_is_nothing(sessions: Sessions) -> None:

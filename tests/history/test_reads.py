@@ -141,7 +141,7 @@ def _talk(number: int = 1, *, at: int = NOW) -> list[Any]:
 
 def _speak(ref: str, seq: int, *, at: int = NOW) -> Any:
     fields = {"dialog": ref, "bot": BOT, "user": "tg:1", "seq": str(seq), "v": "1"}
-    return ("0-1", fields | {"m1": f"3|user|m{seq}|{at}|{SECRET}"})
+    return ("0-1", fields | {"m1": f"{seq}|3|user|m{seq}|{at}|0|{SECRET}"})
 
 
 def test_a_forgotten_user_leaves_counts_and_no_words(sessions: Sessions) -> None:

@@ -36,7 +36,7 @@ def test_an_unknown_user_has_an_empty_day_and_profile(sessions: Sessions) -> Non
 def test_a_profile_is_what_is_set_and_the_latest_chat(sessions: Sessions) -> None:
     older, newer = ids.new_ref(SHARD), ids.new_ref(SHARD)
     for ref in (newer, older):
-        said = {"dialog": ref, "bot": BOT, "user": "tg:1", "seq": "1", "v": "1", "m1": f"1|user|{ref}|{NOON}|hello"}
+        said = {"dialog": ref, "bot": BOT, "user": "tg:1", "seq": "1", "v": "1", "m1": f"1|1|user|{ref}|{NOON}|0|hello"}
         archive.write(sessions, [("1-0", said)])
     with sessions.begin() as session:
         given = schemas.UserChange(timezone="Europe/Kyiv", daily_limit=0, language="uk")

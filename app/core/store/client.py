@@ -114,6 +114,8 @@ def translated() -> Iterator[None]:
     ) as error:
         raise errors.Unavailable(f"Redis cannot be reached: {error}") from error
     except redis.exceptions.ResponseError as error:
-        if "OOM" in str(error) or "READONLY" in str(error) or "LOADING" in str(error) or "MISCONF" in str(error):
+        # Where redis-py has a class for an error, the word that Redis began it with is gone.
+        known = isinstance(error, (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError))
+        if known or any(word in str(error) for word in ("OOM", "READONLY", "LOADING", "MISCONF")):
             raise errors.Unavailable(f"Redis refuses to write: {error}") from error
         raise

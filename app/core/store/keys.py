@@ -134,6 +134,14 @@ CATALOGUE = (
         "this run of a beat entry is taken",
     ),
     Entry(
+        "snapshot",
+        "T:snap:<part>",
+        "hash",
+        "the beat entry metrics-snapshot",
+        "5 min; on shard 0 alone",
+        "figures that /metrics shows of `users` and `queues`",
+    ),
+    Entry(
         "idempotency",
         "B:idem:<hash>",
         "string",
@@ -160,22 +168,57 @@ CATALOGUE = (
     Entry("user_window", "U:w", "zset", "admit, finish", "1 day", "ref -> deadline of the user's tasks in the broker"),
     Entry("user_held", "U:wl", "list", "admit, finish", "1 day", "refs held back by the user's window"),
     Entry(
+        "user_lane",
+        "U:lane",
+        "zset",
+        "admit, finish",
+        "1 day",
+        "ref -> deadline of the task that is under way in his own dialog",
+    ),
+    Entry("user_lane_held", "U:lanel", "list", "admit, finish", "1 day", "refs that wait for that one's end"),
+    Entry(
         "dialog",
         "B:d:<ref>:m",
         "hash",
-        "load, finish",
+        "the dialogs scripts, finish",
         "dialog_hot_hours + 7 days",
-        "v, seq, lo, n, tok, st, ct, ut, fs, user",
+        "v version, seq, lo first kept, n and tok kept, cnt and sum in all, fv and fs what PostgreSQL has of versions and seqs, "
+        "st state, lt and ut and ct times, ex last refresh of the expiry, user, kind, title, meta, sm and sq the summary",
     ),
     Entry(
         "dialog_messages",
         "B:d:<ref>:l",
         "list",
-        "load, finish",
+        "the dialogs scripts, finish",
         "as its dialog",
-        "`tokens|role|mid|ts_ms|body`, oldest first",
+        "`seq|tokens|role|mid|ts_ms|length of metadata|metadata and body`, oldest first",
     ),
-    Entry("dialog_ids", "B:d:<ref>:i", "hash", "load, finish", "as its dialog", "message id -> seq"),
+    Entry("dialog_ids", "B:d:<ref>:i", "hash", "the dialogs scripts, finish", "as its dialog", "message id -> seq"),
+    Entry(
+        "dialog_lane",
+        "B:d:<ref>:w",
+        "zset",
+        "admit, finish",
+        "1 day",
+        "ref -> deadline of the task that is under way in the dialog",
+    ),
+    Entry("dialog_lane_held", "B:d:<ref>:wl", "list", "admit, finish", "1 day", "refs that wait for that one's end"),
+    Entry(
+        "dialogs_here",
+        "B:dx",
+        "zset",
+        "the dialogs scripts, finish",
+        "as the latest dialog",
+        "ref -> last activity of the bot's dialogs in Redis, ms",
+    ),
+    Entry(
+        "dialogs_dirty",
+        "B:dd",
+        "zset",
+        "the dialogs scripts, finish",
+        "as the latest dialog",
+        "ref -> last write of those that PostgreSQL does not have as they are, ms",
+    ),
 )
 
 
@@ -217,6 +260,13 @@ class Keys:
         """Return a dialog's header, messages and message ids."""
         key = f"{self._tags[shard]}:{bot}:d:{ref}"
         return key + ":m", key + ":l", key + ":i"
+
+    def of_lane(self, shard: int, bot: str, dialog: str, owner: str) -> tuple[str, str]:
+        """Return a dialog's lane and what it holds back; the lane of a user's own dialog is named for him, whichever dialog that is."""
+        if owner:
+            return self.of_user("user_lane", shard, bot, owner), self.of_user("user_lane_held", shard, bot, owner)
+        key = f"{self._tags[shard]}:{bot}:d:{dialog}"
+        return key + ":w", key + ":wl"
 
     def queue(self, name: str) -> str:
         """Return Celery's list of a queue: the one key outside the shards (redis.md, decision 1)."""

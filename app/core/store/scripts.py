@@ -71,6 +71,10 @@ class Scripts:
         self._scripts = catalogue()
         self._observe = observe
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._scripts)
+
     def load(self) -> None:
         """Load every script, since those that come by EVAL alone are the first that Redis 7.4 and later forget."""
         with self.store.borrow() as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flask
@@ -13,6 +13,7 @@ import orjson
 from app.chat import ends, events, schemas
 from app.chat.admission import Admitted, Request
 from app.chat.records import Task
+from app.chat.requests import Call
 from app.chat.tasks import Waiter
 from app.core import errors, ids
 from app.http import context, outcomes, sse
@@ -42,27 +43,26 @@ def create_chat_completion(call: Context) -> Answer:
     body: schemas.ChatCompletionRequest = call.body
     user = body.user or f"key:{call.principal.key_prefix}"
     with outcomes.speaking_to(call, user, None):
-        dialog = outcomes.dialog_of(call, body.dialog_id)
-        if body.background or context.prefers_async():
-            return submit(
-                call,
-                call.runtime.requests.completion(long_call(call), body, call.raw, dialog),
-                preferred=not body.background,
-            )
-        if body.stream:
-            return _stream(call, call.runtime.requests.completion(long_call(call), body, call.raw, dialog), body)
-        wait = context.preferred_wait_s()
-        request = call.runtime.requests.completion(
-            long_call(call) if wait is not None else plain_call(call), body, call.raw, dialog
-        )
-        return answer(call, request, wait, outcomes.completion)
+        place = outcomes.place_of(call, body.dialog_id)
+        return complete(call, lambda made: call.runtime.requests.completion(made, body, call.raw, place))
 
 
-def plain_call(call: Context) -> Any:
+def complete(call: Context, request: Callable[[Call], Request]) -> Answer:
+    """Answer in the way that the body asks for; `request` builds the request for a call."""
+    body: schemas.ChatCompletionRequest | schemas.ReplyRequest = call.body
+    if body.background or context.prefers_async():
+        return submit(call, request(long_call(call)), preferred=not body.background)
+    if body.stream:
+        return _stream(call, request(long_call(call)), body)
+    wait = context.preferred_wait_s()
+    return answer(call, request(long_call(call) if wait is not None else plain_call(call)), wait, outcomes.completion)
+
+
+def plain_call(call: Context) -> Call:
     return call.call(deadline_s=call.runtime.settings.sync_wait_seconds - _SLACK_S)
 
 
-def long_call(call: Context) -> Any:
+def long_call(call: Context) -> Call:
     return call.call(deadline_s=call.runtime.settings.task_deadline_seconds)
 
 
@@ -89,7 +89,9 @@ def answer(call: Context, request: Request, wait_s: int | None, shape: Any) -> A
     return shape(call, task, admitted, headers)
 
 
-def _stream(call: Context, request: Request, body: schemas.ChatCompletionRequest) -> flask.Response:
+def _stream(
+    call: Context, request: Request, body: schemas.ChatCompletionRequest | schemas.ReplyRequest
+) -> flask.Response:
     """Answer as OpenAI's stream. The response begins with the first piece, so that an earlier error still has its status."""
     stack = contextlib.ExitStack()
     request.fields["meta"] = "stream"
@@ -109,7 +111,13 @@ def _stream(call: Context, request: Request, body: schemas.ChatCompletionRequest
 class _Stream:
     """One client's stream of a task: deltas as they come, then the end."""
 
-    def __init__(self, call: Context, admitted: Admitted, waiter: Waiter, body: schemas.ChatCompletionRequest) -> None:
+    def __init__(
+        self,
+        call: Context,
+        admitted: Admitted,
+        waiter: Waiter,
+        body: schemas.ChatCompletionRequest | schemas.ReplyRequest,
+    ) -> None:
         self._tasks = call.runtime.tasks
         self._waiter = waiter
         self._ref = admitted.ref
