@@ -16,6 +16,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     made = Stack(workers=1, threads=16, beat=True)
+    made.wait_for_workers("worker-0")
     yield made
     made.close()
 
@@ -30,6 +31,6 @@ def command(stack: Stack) -> Command:
         merged = {**stack.env, **(env or {})}
         given = {name: value for name, value in merged.items() if value is not None}
         argv = [sys.executable, "-m", "app.cli", *arguments]
-        return subprocess.run(argv, input=stdin, env=given, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return subprocess.run(argv, input=stdin, env=given, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
     return run

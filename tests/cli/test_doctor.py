@@ -12,10 +12,12 @@ from app.core import settings
 from app.core.store import Store
 from tests import servers
 from tests.cli.conftest import Command
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 
 
-def test_where_all_is_well_it_says_so_line_by_line(command: Command) -> None:
+def test_where_all_is_well_it_says_so_line_by_line(stack: Stack, command: Command) -> None:
+    run_of_beat = stack.keys().of_shard("once", 0) + "drain_outboxes"
+    eventually(lambda: stack.redis_call("EXISTS", run_of_beat), 60)
     done = command("doctor")
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()

@@ -21,6 +21,7 @@ from app.cli.embedded import server as embedded_server
 from app.cli.embedded.postgres import Postgres
 from app.core import errors
 from tests import servers
+from tests.cli.test_supervisor import gone, until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -120,7 +121,7 @@ def test_nothing_is_left_after_stop(tmp: Path) -> None:
     server = servers.start_postgres(tmp)
     tree = psutil.Process(server.pid).children(recursive=True)
     server.stop()
-    assert not any(process.is_running() for process in tree)
+    until(lambda: gone(tree))
     assert not list(server.sockets.iterdir())
     assert not (server.data / "postmaster.pid").exists()
 

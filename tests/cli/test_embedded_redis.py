@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from app.cli.embedded.redis import Redis
 from app.cli.embedded.redis_binaries import Binary
 from app.core import errors
 from tests import servers
+from tests.stack import eventually
 
 AT_HAND = {str(binary): binary for binary in redis_binaries.candidates()}
 every_server = pytest.mark.parametrize("binary", AT_HAND.values(), ids=AT_HAND.keys())
@@ -50,9 +52,12 @@ def written_by(binary: Binary, tmp: Path) -> None:
     with client(server) as connection:
         connection.set("kept", "1")
         connection.execute_command("BGREWRITEAOF")
-        while connection.info("persistence")["aof_rewrite_in_progress"]:
-            pass
+        eventually(lambda: _written_anew(connection.info("persistence")), 30, every_s=0.01)
     server.stop()
+
+
+def _written_anew(persistence: dict[str, Any]) -> bool:
+    return not (persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"])
 
 
 @every_server

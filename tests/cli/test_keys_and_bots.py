@@ -57,12 +57,12 @@ def directory(sessions: Sessions) -> Directory:
 def control(store: Store) -> Iterator[Callable[[], bytes | None]]:
     """Return a function that gives the next message which processes are told."""
     client = store.connect()
-    link = client.pubsub(ignore_subscribe_messages=True)
+    link = client.pubsub()
     link.subscribe("rq:control")
-    link.get_message(timeout=1)
+    assert (link.get_message(timeout=30) or {})["type"] == "subscribe"
 
     def following() -> bytes | None:
-        message = link.get_message(timeout=1)
+        message = link.get_message(timeout=30)
         return message and message["data"]
 
     yield following

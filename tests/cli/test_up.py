@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-from app.cli import probes
 from tests import servers
 from tests.cli.test_supervisor import Run, gone, until
+from tests.stack import free_port
 
 Start = Callable[..., Run]
 
@@ -37,7 +37,7 @@ def tmp() -> Iterator[Path]:
 def start(tmp: Path) -> Iterator[Start]:
     """Return a function that runs `up` on `tmp/var` and waits until it is ready or has ended."""
     started: list[subprocess.Popen[str]] = []
-    port = probes.free_port()
+    port = free_port()
 
     def run(**facts: Any) -> Run:
         plan = {
@@ -52,16 +52,16 @@ def start(tmp: Path) -> Iterator[Start]:
                 env={**os.environ, "STAND_IN_PORT": str(port)}, stdout=file, stderr=file, text=True,
             )  # fmt: skip
         started.append(process)
-        until(lambda: "Try it:" in output.read_text() or process.poll() is not None, timeout=30)
+        until(lambda: "Try it:" in output.read_text() or process.poll() is not None, timeout=90)
         return Run(process, output)
 
     yield run
     for process in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        if process.poll() is None:
             tree = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
-            process.wait(30)
-            assert gone(tree)
+            process.wait(60)
+            until(lambda tree=tree: gone(tree))
 
 
 def left(data: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def test_up_starts_all_tells_how_to_use_it_and_leaves_nothing(start: Start, tmp:
     curl = run.lines[run.lines.index("Try it:") + 1]
     assert curl.startswith("  curl http://127.0.0.1:")
     assert f'"Authorization: Bearer {key[1]}"' in curl
-    with urllib.request.urlopen(curl.split()[1].replace("/v1/chat/send", "/health/ready"), timeout=5) as answer:
+    with urllib.request.urlopen(curl.split()[1].replace("/v1/chat/send", "/health/ready"), timeout=30) as answer:
         assert key[1] in answer.read().decode()
     for name in ("api-key", "secret-key"):
         assert stat.S_IMODE((tmp / "var" / name).stat().st_mode) == 0o600
@@ -88,7 +88,7 @@ def test_up_starts_all_tells_how_to_use_it_and_leaves_nothing(start: Start, tmp:
     tree = run.children()
     assert run.end() == 0
     assert run.lines[-1] == "Stopped."
-    assert gone(tree)
+    until(lambda: gone(tree))
     assert not left(tmp / "var")
 
 
@@ -99,6 +99,7 @@ def test_up_starts_again_after_everything_was_killed(start: Start, tmp: Path) ->
     for process in tree:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    until(lambda: gone(tree))  # some end by themselves, for they are tied to `up`, and clear away their files meanwhile
     assert left(tmp / "var")
     second = start()
     assert second.process.poll() is None, second.output.read_text()

@@ -76,7 +76,8 @@ def test_a_connection_that_was_ended_is_replaced(sessions: Sessions) -> None:
     ours = _ask(sessions, "SELECT pg_backend_pid()")
     other = sqlalchemy.create_engine(sessions.engine.url, poolclass=sqlalchemy.NullPool)
     with other.begin() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_terminate_backend(:pid)"), {"pid": ours})
+        ended = connection.scalar(sqlalchemy.text("SELECT pg_terminate_backend(:pid, 30000)"), {"pid": ours})
+    assert ended  # gone, and not only asked to go
     assert _ask(sessions, "SELECT 1") == 1
 
 

@@ -58,8 +58,8 @@ def test_all_is_written_in_order_and_taken_away(outbox: Outbox) -> None:
 
 def test_an_empty_stream_costs_no_wait(outbox: Outbox) -> None:
     started = time.monotonic()
-    assert outbox.drain(STREAM, SHARD, Writer(), linger_s=5) == 0
-    assert time.monotonic() - started < 1
+    assert outbox.drain(STREAM, SHARD, Writer(), linger_s=60) == 0
+    assert time.monotonic() - started < 30
     assert outbox.store.call("EXISTS", outbox.keys.of_outbox(STREAM, SHARD, ":lease")) == 0
 
 
@@ -68,7 +68,7 @@ def test_a_short_batch_waits_to_fill(outbox: Outbox) -> None:
     timer = threading.Timer(0.05, lambda: _add(outbox, 2))
     timer.start()
     writer = Writer()
-    outbox.drain(STREAM, SHARD, writer, linger_s=0.3)
+    outbox.drain(STREAM, SHARD, writer, linger_s=1.5)
     timer.join()
     assert writer.batches == [["1", "2"]]
 
@@ -79,9 +79,9 @@ def test_when_its_time_is_over_it_says_that_there_is_more(outbox: Outbox) -> Non
 
     def slow(entries: list[Entry]) -> None:
         writer(entries)
-        time.sleep(0.5)
+        time.sleep(1.5)
 
-    assert outbox.drain(STREAM, SHARD, slow, batch=3, budget_s=0.4, linger_s=0) == 7
+    assert outbox.drain(STREAM, SHARD, slow, batch=3, budget_s=1.4, linger_s=0) == 7
     assert writer.values == ["0", "1", "2"]
     assert outbox.drain(STREAM, SHARD, writer, linger_s=0) == 0
 

@@ -12,7 +12,8 @@ from tests.stack import Stack
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     made = Stack(
-        workers=1, threads=16, beat=False, env={"SYNC_WAIT_SECONDS": "6", "CORS_ORIGINS": "https://shop.example"}
+        workers=1, threads=16, beat=True, env={"SYNC_WAIT_SECONDS": "6", "CORS_ORIGINS": "https://shop.example"}
     )
+    made.wait_for_workers("worker-0")
     yield made
     made.close()

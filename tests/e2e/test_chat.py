@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.stack import KEY, Stack
+from tests.stack import KEY, Stack, eventually
 
 
 def lines(
     stack: Stack, method: str, path: str, body: Any = None, *, most: int = 10_000, **headers: str
 ) -> tuple[Any, list[dict[str, str]]]:
     """Read server-sent events until the end, or until `most` were read; return the headers and the events."""
-    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
     data = None if body is None else json.dumps(body)
     connection.request(
         method, path, data, {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", **headers}
@@ -38,6 +38,27 @@ def lines(
     return response, [event for event in events if event]
 
 
+def _status(stack: Stack, task_id: str) -> str:
+    return str(stack.call("GET", f"/v1/tasks/{task_id}")[2]["status"])
+
+
+def _called(stack: Stack, task_id: str) -> None:
+    """Wait until the model is asked for a task."""
+    eventually(lambda: task_id in stack.simulator.stats()["calls"], 30)
+
+
+def _page(stack: Stack, path: str) -> Any:
+    """Wait until two and a next page are in the history; return the page."""
+    found: list[Any] = []
+
+    def whole() -> bool:
+        found.append(stack.call("GET", path)[2])
+        return len(found[-1]["data"]) == 2 and bool(found[-1]["next_cursor"])
+
+    eventually(whole, 30)
+    return found[-1]
+
+
 def test_a_submitted_task_is_polled_to_its_end(stack: Stack) -> None:
     status, headers, task = stack.complete("poll me", background=True)
     assert (status, task["status"], task["object"]) == (202, "queued", "task")
@@ -51,8 +72,8 @@ def test_a_submitted_task_is_polled_to_its_end(stack: Stack) -> None:
 def test_a_preference_is_applied_and_said(stack: Stack) -> None:
     status, headers, _ = stack.complete("async", headers={"Prefer": "respond-async"})
     assert (status, headers["preference-applied"]) == (202, "respond-async")
-    status, headers, task = stack.complete("slow", model="sim:delay=3000", headers={"Prefer": "wait=1"})
-    assert (status, headers["preference-applied"], task["status"]) == (202, "wait=1", "in_progress")
+    status, headers, task = stack.complete("slow", model="sim:delay=5000", headers={"Prefer": "wait=2"})
+    assert (status, headers["preference-applied"], task["status"]) == (202, "wait=2", "in_progress")
 
 
 def test_a_caller_whose_patience_ends_learns_the_true_end(stack: Stack) -> None:
@@ -64,8 +85,8 @@ def test_a_caller_whose_patience_ends_learns_the_true_end(stack: Stack) -> None:
 
 
 def test_an_unfinished_task_has_an_etag(stack: Stack) -> None:
-    _, _, task = stack.complete("etag", model="sim:delay=2000", background=True)
-    time.sleep(0.3)
+    _, _, task = stack.complete("etag", model="sim:delay=3000", background=True)
+    _called(stack, task["id"])
     path = f"/v1/tasks/{task['id']}"
     _, headers, _ = stack.call("GET", path)
     assert headers["retry-after"] == "1"
@@ -121,7 +142,7 @@ def test_a_stream_that_fails_before_its_first_token_has_its_own_status(stack: St
 
 def test_a_queued_task_that_is_cancelled_is_never_run(stack: Stack) -> None:
     slow = [
-        stack.complete(f"slow {i}", model="sim:delay=1500", background=True, user="busy")[2]["id"] for i in range(4)
+        stack.complete(f"slow {i}", model="sim:delay=3000", background=True, user="busy")[2]["id"] for i in range(4)
     ]
     _, _, task = stack.complete("cancel me in the queue", background=True, user="busy")
     status, _, cancelled = stack.call("DELETE", f"/v1/tasks/{task['id']}")
@@ -134,10 +155,8 @@ def test_a_queued_task_that_is_cancelled_is_never_run(stack: Stack) -> None:
 
 def test_a_streaming_task_that_is_cancelled_is_stopped_and_charged_for_what_came(stack: Stack) -> None:
     _, _, task = stack.complete("long", model="sim:words=400,tps=40", background=True, stream=True, user="stopped")
-    deadline = time.monotonic() + 5
-    while stack.call("GET", f"/v1/tasks/{task['id']}")[2]["status"] != "in_progress" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.4)
+    record = stack.keys().of_task("task", task["id"].removeprefix("task_"))
+    eventually(lambda: int(stack.redis_call("HGET", record, "seq") or 0) > 2, 30)
     assert stack.call("DELETE", f"/v1/tasks/{task['id']}")[2]["status"] == "cancelled"
     row = _row(stack, task["id"])
     assert row[0] == "cancelled"
@@ -147,8 +166,8 @@ def test_a_streaming_task_that_is_cancelled_is_stopped_and_charged_for_what_came
 
 
 def test_a_running_call_that_is_cancelled_is_settled_when_it_ends(stack: Stack) -> None:
-    _, _, task = stack.complete("whole", model="sim:delay=1000", background=True, user="settled")
-    time.sleep(0.5)
+    _, _, task = stack.complete("whole", model="sim:delay=2500", background=True, user="settled")
+    _called(stack, task["id"])
     assert stack.call("DELETE", f"/v1/tasks/{task['id']}")[2]["status"] == "cancelled"
     row = _row(stack, task["id"])
     assert (row[0], row[2]) == ("cancelled", True)
@@ -158,15 +177,9 @@ def test_a_running_call_that_is_cancelled_is_settled_when_it_ends(stack: Stack) 
 def _row(stack: Stack, task_id: str) -> Any:
     """Wait for the final history row of a task."""
     identifier = task_id.removeprefix("task_")[2:]
-    deadline = time.monotonic() + 8
-    while time.monotonic() < deadline:
-        rows = stack.rows(
-            "SELECT status, tokens_used, counted FROM request_history WHERE id = %s AND status <> 'pending'", identifier
-        )
-        if rows:
-            return rows[0]
-        time.sleep(0.05)
-    raise AssertionError("no final row came")
+    final = "SELECT status, tokens_used, counted FROM request_history WHERE id = %s AND status <> 'pending'"
+    eventually(lambda: stack.rows(final, identifier), 30)
+    return stack.rows(final, identifier)[0]
 
 
 def test_a_client_that_goes_away_cancels_its_stream_if_it_wished_so(stack: Stack) -> None:
@@ -189,7 +202,7 @@ def test_a_client_that_goes_away_cancels_its_stream_if_it_wished_so(stack: Stack
     connection.sock.close() if connection.sock else response.close()
     response.close()
     connection.close()
-    assert stack.wait_for(task_id, 10)["status"] == "cancelled"
+    assert stack.wait_for(task_id, 30)["status"] == "cancelled"
 
 
 def test_send_remembers_the_last_exchanges_and_no_more(stack: Stack) -> None:
@@ -205,13 +218,9 @@ def test_send_remembers_the_last_exchanges_and_no_more(stack: Stack) -> None:
 
 def test_sends_history_limits_and_figures(stack: Stack) -> None:
     for number in range(3):
-        stack.call("POST", "/v1/chat/send", {"telegram_id": 778, "message": f"m{number}"})
-    deadline = time.monotonic() + 8
-    while time.monotonic() < deadline:
-        page = stack.call("GET", "/v1/chat/history/778?limit=2")[2]
-        if len(page["data"]) == 2 and page["next_cursor"]:
-            break
-        time.sleep(0.1)
+        status, _, answer = stack.call("POST", "/v1/chat/send", {"telegram_id": 778, "message": f"m{number}"})
+        assert status == 200, answer
+    page = _page(stack, "/v1/chat/history/778?limit=2")
     assert [exchange["message"] for exchange in page["data"]] == ["m2", "m1"]
     rest = stack.call("GET", f"/v1/chat/history/778?limit=2&cursor={page['next_cursor']}")[2]
     assert [exchange["message"] for exchange in rest["data"]] == ["m0"]
@@ -260,7 +269,12 @@ def test_one_idempotency_key_is_one_task(stack: Stack) -> None:
     streamed = stack.complete("idempotent", headers={"Idempotency-Key": "once-2"}, stream=True)
     replayed = stack.complete("idempotent", headers={"Idempotency-Key": "once-2"}, stream=True)
     assert replayed[1]["idempotency-replayed"] == "true"
-    assert replayed[2] == streamed[2]
+    assert _without_comments(replayed[2]) == _without_comments(streamed[2])
+
+
+def _without_comments(stream: bytes) -> bytes:
+    """Leave the signs of life out: they come when nothing else does, and so depend on the machine."""
+    return b"\n\n".join(part for part in stream.split(b"\n\n") if not part.startswith(b":"))
 
 
 def test_the_second_with_a_key_waits_for_the_first(stack: Stack) -> None:
@@ -292,24 +306,20 @@ def test_a_call_that_fails_twice_and_then_works_is_one_answer(stack: Stack) -> N
 
 def test_a_provider_that_says_when_to_come_again_is_obeyed(stack: Stack) -> None:
     started = time.monotonic()
-    _, _, task = stack.complete("later", model="sim:fail=1,key=later,status=429,retry_after=2", background=True)
-    time.sleep(0.7)
+    _, _, task = stack.complete("later", model="sim:fail=1,key=later,status=429,retry_after=3", background=True)
+    _called(stack, task["id"])
+    eventually(lambda: _status(stack, task["id"]) == "queued", 3)
     parked = stack.call("GET", f"/v1/tasks/{task['id']}")[2]
     assert (parked["status"], parked["reason"]) == ("queued", "upstream_rate_limited")
     assert stack.wait_for(task["id"])["status"] == "completed"
-    assert time.monotonic() - started >= 2
+    assert time.monotonic() - started >= 3
 
 
 def test_tasks_are_listed_newest_first(stack: Stack) -> None:
     made = [stack.complete(f"list {i}", background=True, user="lister")[2]["id"] for i in range(3)]
     for identifier in made:
         stack.wait_for(identifier)
-    deadline = time.monotonic() + 8
-    while time.monotonic() < deadline:
-        page = stack.call("GET", "/v1/tasks?user=lister&status=completed&limit=2")[2]
-        if len(page["data"]) == 2 and page["next_cursor"]:
-            break
-        time.sleep(0.1)
+    page = _page(stack, "/v1/tasks?user=lister&status=completed&limit=2")
     assert [task["id"] for task in page["data"]] == [made[2], made[1]]
     rest = stack.call("GET", f"/v1/tasks?user=lister&status=completed&limit=2&cursor={page['next_cursor']}")[2]
     assert [task["id"] for task in rest["data"]] == [made[0]]

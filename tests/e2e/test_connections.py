@@ -11,7 +11,7 @@ def test_idle_connections_do_not_shut_others_out(stack: Stack) -> None:
     idle = []
     try:
         for _ in range(int(stack.env["API_THREADS"]) + 60):
-            connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
             connection.request("GET", "/health")
             assert connection.getresponse().read() == b'{"status":"ok"}'
             idle.append(connection)

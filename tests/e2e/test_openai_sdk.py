@@ -14,7 +14,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=KEY, timeout=20) as client:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=KEY, timeout=60) as client:
         yield client
 
 

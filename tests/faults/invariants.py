@@ -64,7 +64,7 @@ def _told(stack: Stack, task: str) -> Any:
         }
 
 
-def drained(stack: Stack, within_s: float = 25.0) -> float:
+def drained(stack: Stack, within_s: float = 60.0) -> float:
     """Wait until every outbox is empty; return how long that took, s. A drainer that died while it wrote holds its lease for 10 s."""
     return eventually(lambda: not _left_in_outboxes(stack), within_s)
 
@@ -226,6 +226,6 @@ def calls_are_not_repeated(stack: Stack, tasks: dict[str, dict[str, Any]]) -> No
     with stack.store() as store:
         for task in tasks:
             store.lpush(keys.queue("chat"), message.replace(queue.PLACE, task.removeprefix("task_")))
-        eventually(lambda: not store.llen(keys.queue("chat")), 20)
+        eventually(lambda: not store.llen(keys.queue("chat")), 60)
     time.sleep(0.3)
     assert stack.simulator.stats()["calls"] == calls, "a delivery after the end called the model again"

@@ -19,7 +19,7 @@ _PASSING = {"unavailable", "too_many_waiters", "overloaded"}
 
 @dataclasses.dataclass(slots=True)
 class Asked:
-    """One request, as its client knows it. `acknowledged_at` is when its answer came, s since the epoch."""
+    """One request, as its client knows it: when the try that was answered was sent and when its answer came, s since the epoch."""
 
     number: int
     kind: str
@@ -30,6 +30,7 @@ class Asked:
     code: str = ""
     answer: str = ""
     tries: int = 0
+    sent_at: float = 0.0
     acknowledged_at: float = 0.0
 
 
@@ -94,6 +95,7 @@ class Load:
         give_up = time.monotonic() + _PATIENCE_S
         while time.monotonic() < give_up:
             asked.tries += 1
+            asked.sent_at = time.time()
             with contextlib.suppress(OSError, http.client.HTTPException):
                 status, found, answer = self.stack.call("POST", path, body, headers=headers)
                 if self._take(asked, status, found, answer):
@@ -113,7 +115,7 @@ class Load:
         code = answer.get("error", {}).get("code", "") if isinstance(answer, dict) and status >= 400 else ""
         if status == 503 and code in _PASSING:
             return False
-        if status not in (200, 202) and code != "poison":  # a task that three workers died over may end so
+        if status not in (200, 202) and code != "poison":  # a task that so many workers died over may end so
             with self._lock:
                 self.strange.append(f"{asked.kind} {asked.message}: {status} {answer}")
         asked.status, asked.code, asked.task = status, code, found.get("x-task-id", "")

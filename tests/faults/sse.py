@@ -35,6 +35,8 @@ def read(stack: Stack, path: str, last: str = "", timeout_s: float = 20.0) -> It
     with contextlib.closing(connection):
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
+        if response.status == 503:  # the store is away: the reader comes again
+            return
         assert response.status == 200, (response.status, response.read())
         event: dict[str, str] = {}
         with contextlib.suppress(OSError, http.client.HTTPException):

@@ -16,7 +16,7 @@ from tests.stack import eventually
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
-import sys, threading, time
+import os, signal, sys, threading, time
 if sys.argv[2] == "mended":
     from tasks import kombu_restart
     kombu_restart.apply()
@@ -34,7 +34,7 @@ def slow():
 @app.task(name="quick")
 def quick():
     print("quick", flush=True)
-    threading.Timer(0.3, app.control.shutdown).start()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()  # a broadcast may come before it is listened for
 
 if sys.argv[3] == "work":
     app.worker_main(["--quiet", "worker", "--pool", "threads", "--concurrency", "4", "--without-gossip", "--without-mingle",
@@ -71,15 +71,15 @@ def _outlive_a_restart(server: servers.Redis, how: str, log: Path) -> tuple[bool
     with log.open("wb") as out:
         worker = subprocess.Popen(_command(server, how, "work"), cwd=ROOT, stdout=out, stderr=out)
     try:
-        subprocess.run(_command(server, how, "slow"), cwd=ROOT, check=True, timeout=30)
-        eventually(lambda: "begun" in log.read_text(), 20)
+        subprocess.run(_command(server, how, "slow"), cwd=ROOT, check=True, timeout=60)
+        eventually(lambda: "begun" in log.read_text(), 60)
         server.stop()
         time.sleep(0.3)
         server.start()
-        subprocess.run(_command(server, how, "quick"), cwd=ROOT, check=True, timeout=30)
-        eventually(lambda: "quick" in log.read_text() or worker.poll() is not None, 20)
+        subprocess.run(_command(server, how, "quick"), cwd=ROOT, check=True, timeout=60)
+        eventually(lambda: "quick" in log.read_text() or worker.poll() is not None, 60)
         alive = "quick" in log.read_text()
-        worker.wait(20)  # it was asked to end by the quick task, or dies
+        worker.wait(60)  # it was asked to end by the quick task, or dies
         return alive, log.read_text()
     finally:
         worker.kill()
