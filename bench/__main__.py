@@ -12,18 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import bare, idle, machine, product, profiling, report, rival
+from bench import bare, dialogs, dialogs_report, idle, machine, product, profiling, report, rival, search
 from bench.product import Product
 from tests import stack as stack_
 
-MEASURES = ("sync", "overhead", "submit", "bare", "waiters", "idle", "litellm")
+MEASURES = ("sync", "overhead", "submit", "bare", "dialogs", "waiters", "idle", "search", "litellm")
 _HELP = {
     "sync": "synchronous chat completions at 1, 16 and 64 at once",
     "overhead": "a call of the openai SDK through the product against one straight to the model",
     "submit": "background submits, as many as go and at half of that rate",
     "bare": "the model client alone, an empty Celery task, an empty Flask route",
+    "dialogs": "append, context and page over HTTP and bare, short and long dialogs, whole documents, memory",
     "waiters": "1,000 requests that wait at once on a model of 5 s",
     "idle": "the memory of `repliq up` that nobody asks anything",
+    "search": "full-text search in a million messages (made at the first run, which takes some minutes)",
     "litellm": "LiteLLM's proxy with two workers (installed at the first run)",
 }
 
@@ -40,7 +42,7 @@ class Bench:
 
     def run(self, wanted: Sequence[str]) -> None:
         """Measure what is wanted."""
-        if set(wanted) - {"idle"}:
+        if set(wanted) - {"idle", "search"}:
             with tempfile.TemporaryDirectory(prefix="rq-bench-") as folder:
                 env = profiling.environment(folder) if self.profile else {}
                 with contextlib.closing(Product(product.THREADS[0], env=env)) as running:
@@ -49,12 +51,16 @@ class Bench:
             _say("idle: repliq up, 10 s")
             found = idle.measure(10.0)
             self.facts["idle"] = {**found, "memory_own": found["own"]}
+        if "search" in wanted:
+            _say(f"search: {_HELP['search']}")
+            rows, self.facts["search"] = search.measure()
+            self.rows |= rows
 
     def _run_with(self, running: Product, wanted: Sequence[str], folder: Path) -> None:
         _say("warming up")
         running.warm_up()
         for name in wanted:
-            if name not in ("idle", "waiters", "litellm"):
+            if name not in ("idle", "search", "waiters", "litellm"):
                 self._measure(name, running)
         if self.profile:
             _say("profile")
@@ -105,6 +111,10 @@ class Bench:
         self.rows["bare client"] = bare.clients(running.stack.simulator.base_url, seconds)
         self.rows["empty Flask route"] = bare.flask_route(running.spec().template, seconds)
         self.rows["empty Celery task"] = bare.celery_task(running.stack, seconds)
+
+    def _dialogs(self, running: Product) -> None:
+        rows, self.facts["dialogs"] = dialogs.measure(running, min(self.seconds, 1.0))
+        self.rows |= rows
 
     def _litellm(self, running: Product) -> None:
         simulator = running.stack.simulator
@@ -185,6 +195,10 @@ def _print(result: dict[str, Any], profiled: Sequence[str]) -> None:
             report.memory("Idle", result["idle"])
             + f"; {result['idle']['cpu_percent']} % of a core; ready after {result['idle']['start_s']} s"
         )
+    if "dialogs" in result:
+        print("\n" + "\n".join(dialogs_report.table(result["dialogs"])))
+    if "search" in result:
+        print(search.line(result["search"]))
     print("\nAims:\n" + "\n".join(report.aims(result)))
     if profiled:
         print("\n" + "\n".join(profiled))

@@ -24,7 +24,7 @@ _CONNECT_AT_ONCE = 200
 
 @dataclasses.dataclass
 class Spec:
-    """What load to make. `template` is the body, `@n@` in it the number of the user.
+    """What load to make. `template` is the body, `@n@` in it the number of the user; with `paths`, the requests go to these in turn.
 
     Closed loop: every connection asks again when it is answered. With `rate`, open loop: requests are due at that rate whatever the
     answers do, and a latency runs from when its request was due. With `requests`, so many and no more.
@@ -43,6 +43,8 @@ class Spec:
     expect: int = 200
     first_user: int = 0
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    method: str = "POST"
+    paths: list[str] = dataclasses.field(default_factory=list)
 
 
 class Connection(asyncio.Protocol):
@@ -202,8 +204,9 @@ class Load:
 
 def _request(spec: Spec, user: int) -> bytes:
     body = spec.template.replace("@n@", str(user)).encode()
+    path = spec.paths[user % len(spec.paths)] if spec.paths else spec.path
     lines = [
-        f"POST {spec.path} HTTP/1.1",
+        f"{spec.method} {path} HTTP/1.1",
         f"Host: 127.0.0.1:{spec.port}",
         f"Authorization: Bearer {spec.key}",
         "Content-Type: application/json",

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.dialogs_report import document, longer
+
 RESULTS = Path(__file__).resolve().parent / "results"
 _PARTS = ("api", "workers", "redis", "postgres", "simulator", "load", "litellm", "client", "granian")
 _SHORT = {"workers": "worker", "postgres": "pg", "simulator": "sim", "granian": "server"}
@@ -51,6 +53,16 @@ def _answered(result: dict[str, Any]) -> float | None:
     return None if row is None else float(row["good"])
 
 
+def _slowest(name: str, *, hits: bool) -> Callable[[dict[str, Any]], float | None]:
+    """Read the largest p95 of the rows whose name begins so, those of queries that find something or the others."""
+
+    def read(result: dict[str, Any]) -> float | None:
+        rows = [row for key, row in result["rows"].items() if key.startswith(f"{name} ") and bool(row["hits"]) == hits]
+        return max((float(row["p95_ms"]) for row in rows), default=None)
+
+    return read
+
+
 AIMS = (
     Aim("sync at 64: at least 5 x LiteLLM's", _ratio(("sync 64", "per_s"), ("litellm 64", "per_s")), lambda v: v >= 5, "x"),
     Aim("sync at 64: at least 0.6 of the bare client's", _ratio(("sync 64", "per_s"), ("bare client", "per_s")), lambda v: v >= 0.6, "x"),
@@ -58,6 +70,14 @@ AIMS = (
     Aim("submit at half load: p99 under 50 ms", _of("submit half", "p99_ms"), lambda v: v < 50, " ms"),
     Aim("1,000 waiting at once: all answered", _answered, lambda v: v >= 1000),
     Aim("1,000 waiting at once: own processes under 700 MB", _memory("waiters"), lambda v: v * 1.048576 < 700, " MiB"),
+    Aim("append at 10,000 messages, bare: p99 within 1.5 of that at 10", longer("bare", "append"), lambda v: v <= 1.5, "x"),
+    Aim("append at 10,000 messages, HTTP: p99 within 1.5 of that at 10", longer("http", "append"), lambda v: v <= 1.5, "x"),
+    Aim("context at 10,000 messages, bare: p99 within 1.5 of that at 10", longer("bare", "context"), lambda v: v <= 1.5, "x"),
+    Aim("context at 10,000 messages, HTTP: p99 within 1.5 of that at 10", longer("http", "context"), lambda v: v <= 1.5, "x"),
+    Aim("append at 100 messages: costs no more than a document with WATCH", document("100", "WATCH"), lambda v: v >= 1, "x"),
+    Aim("append at 1,000 messages: costs no more than one without", document("1000", "PUT"), lambda v: v >= 1, "x"),
+    Aim("search in 1 M messages with hits: p95 of each kind of query under 50 ms", _slowest("search", hits=True), lambda v: v < 50, " ms"),
+    Aim("search in 1 M messages without: p95 under 50 ms", _slowest("search", hits=False), lambda v: v < 50, " ms"),
     Aim("idle: own processes under 400 MB", _memory("idle"), lambda v: v * 1.048576 < 400, " MiB"),
 )  # fmt: skip
 
