@@ -37,7 +37,7 @@ redis.call('DEL', head, messages, ids)
 redis.call('ZREM', index, ref)
 if redis.call('ZADD', dirty, string.format('%.0f', now), ref) == 1 then redis.call('PEXPIRE', dirty, 3600000 * 24) end
 redis.call('HSET', head, 'v', dialog.v, 'fv', 0, 'seq', 0, 'lo', 1, 'n', 0, 'tok', 0, 'st', 'deleted', 'fs', 0, 'lt', 0, 'cnt', 0, 'sum', 0,
-           'ex', 0, 'user', dialog.user, 'kind', dialog.kind, 'ct', 0, 'ut', 0)
+           'ex', 0, 'user', '', 'kind', dialog.kind, 'ct', 0, 'ut', 0)
 redis.call('PEXPIRE', head, 3600000)
 if redis.call('HGET', profile, 'dialog') == ref then redis.call('HSET', profile, 'dialog', new_ref) end
 dialog_tell(dialog, outbox, kick, history, drain, ref, bot, now, 0, {}, true, {'st', 'deleted'})

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import threading
 import time
+import urllib.parse
 from typing import Any
 
 import openai
@@ -341,3 +342,31 @@ def test_a_dialog_that_redis_lost_is_whole_again(stack: Stack, lost: str | None)
     status, _, body = stack.call("POST", f"/v1/dialogs/{dialog}/reply", {"content": "three"})
     assert status == 200, body
     assert [content for _, _, content in said(stack, dialog)][:3] == ["one", "two", "three"]
+
+
+def test_a_message_is_found_within_two_seconds_in_any_form_of_its_words(stack: Stack) -> None:
+    dialog = make(stack, "seeker", title="Shop")["id"]
+    append(stack, dialog, "Warm up the dictionaries.")
+    stack.call("GET", "/v1/dialogs/search?q=dictionary")  # the first search of a process loads them
+    took = []
+    for text, query in (
+        ("Як піднялися продажі товарів перед доставкою", "товар доставці"),
+        ("Книги о продажах <script>alert(1)</script>", "книга"),
+        ("The deliveries were late", "delivery"),
+    ):
+        append(stack, dialog, text)
+
+        def found(query: str = query) -> list[dict[str, Any]]:
+            path = "/v1/dialogs/search?" + urllib.parse.urlencode({"q": query, "user_id": "seeker"})
+            return list(stack.call("GET", path)[2]["data"])
+
+        took.append(eventually(found, 10))
+        hit = found()[0]
+        assert (hit["dialog_id"], hit["title"], hit["user_id"]) == (dialog, "Shop", "seeker")
+        assert "<mark>" in hit["snippet"]
+        assert "<script>" not in hit["snippet"]
+    assert min(took) < 2
+    stack.call("POST", f"/v1/dialogs/{dialog}/archive")
+    assert found()[0]["dialog_id"] == dialog, "archived ones are found, too"
+    stack.call("DELETE", f"/v1/dialogs/{dialog}")
+    eventually(lambda: not found(), 10)
