@@ -94,6 +94,7 @@ beat_schedule = {
         "schedule": crontab(minute="20"),
         "options": {"expires": 1800},
     },
+    "search-backfill": {"task": "maintenance.index_messages", "schedule": 60.0, "options": {"expires": 60}},
     "partitions": {
         "task": "maintenance.make_partitions",
         "schedule": crontab(hour="3", minute="10"),

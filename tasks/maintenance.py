@@ -15,6 +15,7 @@ _INTERVALS_S = {
     "mark_stale": 60,
     "close_sessions": 300,
     "clean_dialogs": 3600,
+    "index_messages": 60,
     "make_partitions": 86_400,
 }
 
@@ -47,6 +48,12 @@ def close_sessions() -> None:
 def clean_dialogs() -> None:
     """Let idle dialogs leave Redis, and delete those past their retention."""
     _once("clean_dialogs", lambda r: upkeep.clean_dialogs(r.sessions, r.dialogs))
+
+
+@app.task(name="maintenance.index_messages")  # type: ignore[untyped-decorator]
+def index_messages() -> None:
+    """Make messages findable that came without their words."""
+    _once("index_messages", lambda r: upkeep.index_messages(r.sessions))
 
 
 @app.task(name="maintenance.make_partitions")  # type: ignore[untyped-decorator]

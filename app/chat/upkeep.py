@@ -15,7 +15,7 @@ from app.core.database.engine import Sessions
 from app.core.outbox import Outbox
 from app.core.queue import Queue
 from app.core.store import Keys, Store
-from app.dialogs import retention
+from app.dialogs import indexing, retention
 from app.dialogs.live import LiveDialogs
 from app.history import partitions, sessions, stale
 
@@ -97,6 +97,18 @@ def _let_idle_leave(dialogs: LiveDialogs, bot: str, idle_ms: int, until: float) 
         left, skip = left + gone, skip + stayed
         time.sleep(_PAUSE_S)  # Redis belongs to those who chat
     return left
+
+
+def index_messages(sessions_: Sessions, *, budget_s: float = 20.0) -> int:
+    """Make messages findable that came without their words (from an import, or from before there was a search); return how many."""
+    until, done = time.monotonic() + budget_s, 0
+    while time.monotonic() < until:
+        with sessions_.begin() as session:
+            found = indexing.backfill(session)
+        if not found:
+            break
+        done += found
+    return done
 
 
 def make_partitions(engine: Any) -> None:

@@ -40,10 +40,11 @@ class _Batch:
     header: dict[str, str] = dataclasses.field(default_factory=dict)
     header_version: int = 0
     deleted: bool = False
+    moved_on: bool = False  # a change that is not told: PostgreSQL gets the version alone
 
     @property
     def says_something(self) -> bool:
-        return not self.deleted and bool(self.messages or self.header)
+        return not self.deleted and bool(self.messages or self.header or self.moved_on)
 
 
 @dataclasses.dataclass(slots=True)
@@ -228,6 +229,8 @@ def _fold(entries: Iterable[Entry]) -> dict[str, _Batch]:
         if changed and version >= batch.header_version:
             batch.header |= changed
             batch.header_version = version
+        if not messages and not changed and "upto" not in fields:
+            batch.moved_on = True
         if messages and "cnt" in batch.header:  # what comes behind a total is added to it
             batch.header["cnt"] = str(int(batch.header["cnt"]) + len(messages))
             batch.header["sum"] = str(int(batch.header["sum"]) + sum(message.tokens for message in messages))
@@ -258,8 +261,8 @@ def _without_forgotten(session: orm.Session, batches: dict[str, _Batch]) -> None
     for batch in batches.values():
         since = erased.get((batch.bot, batch.user)) or _BEGINNING
         batch.messages = [message for message in batch.messages if clock.as_utc(message.at_ms) > since]
-        if batch.header and clock.as_utc(batch.at_ms) <= since:
-            batch.header = {}
+        if clock.as_utc(batch.at_ms) <= since:
+            batch.header, batch.moved_on = {}, False
 
 
 def _dialog_row(batch: _Batch) -> dict[str, Any]:

@@ -261,12 +261,14 @@ class LiveDialogs:
     def change(
         self, bot: str, ref: str, keeping: Keeping, values: dict[str, str], *, version: int | None = None
     ) -> int:
-        """Change the title or the metadata (`title`, `meta`); return the new version. Raise `NotFound` or `VersionMismatch`."""
-        return self._change(bot, ref, keeping, values, 0, version)
+        """Change the title or the metadata (`title`, `meta`); return the new version. What is so already is no change.
+
+        Raises `NotFound` or `VersionMismatch`."""
+        return self._change(bot, ref, keeping, values, 0, version)[1]
 
     def fold(self, bot: str, ref: str, keeping: Keeping, summary: str, up_to: int) -> bool:
         """Let a summary stand for the messages up to a seq; False where a later one is there."""
-        return self._change(bot, ref, keeping, {"sm": summary}, up_to, None) > 0
+        return self._change(bot, ref, keeping, {"sm": summary}, up_to, None)[0]
 
     def archive(self, bot: str, ref: str, keeping: Keeping) -> None:
         """Close a dialog to appends; raise `NotFound`."""
@@ -350,7 +352,7 @@ class LiveDialogs:
 
     def _change(
         self, bot: str, ref: str, keeping: Keeping, values: dict[str, str], folded: int, version: int | None
-    ) -> int:
+    ) -> tuple[bool, int]:
         shard = self._shard(bot, ref)
         names = [*self.keys.of_dialog(shard, bot, ref), *self._indexes(shard, bot), *self._outbox(shard)]
         changes = [part for pair in values.items() for part in pair]
@@ -365,10 +367,9 @@ class LiveDialogs:
             *changes,
         ]
         reply = self._run("dialogs/change_dialog", bot, ref, keeping, names, args)
-        if reply[0] == 0:
-            return 0
-        self._told(shard)
-        return int(reply[1])
+        if reply[0] == 1:
+            self._told(shard)
+        return reply[0] == 1, int(reply[1])
 
     def _move(self, bot: str, ref: str, keeping: Keeping, state: str) -> None:
         shard = self._shard(bot, ref)

@@ -18,7 +18,7 @@ from sqlalchemy import orm
 from app.core import clock, ids, paging
 from app.dialogs import indexing, lexemes, snippets, websearch
 
-RANKED = 1000
+RANKED = 500
 """So many of a query's matches are ranked, the newest ones."""
 READ = 2000
 """So many messages that have all words of a phrase, the newest ones, are looked through for the phrase itself."""

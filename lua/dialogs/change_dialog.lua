@@ -18,7 +18,7 @@
   ARGV[7]  int     1 when PostgreSQL is to have the summary
   ARGV[8]  str     what changes: title, meta, sm and their values in turn
 
-  RETURNS  {1, version, now ms}, {0, version} a later summary is there, {-1} not here, {-2, version} it has another version,
+  RETURNS  {1, version, now ms}, {0, version} it is so already, or a later summary is there, {-1} not here, {-2, version} it has another version,
            {-3, state} deleted, {-5} torn
 ]]
 --- include clock
@@ -33,9 +33,13 @@ local dialog = dialog_read(head, messages, ids)
 if dialog == nil then return {-1} end
 if dialog == false then return {-5} end
 if dialog.st == 'deleted' then return {-3, dialog.st} end
+local changes, same = {}, folded == 0
+for i = 8, #ARGV - 1 do
+  changes[#changes + 1] = ARGV[i]
+  if i % 2 == 0 and same then same = redis.call('HGET', head, ARGV[i]) == ARGV[i + 1] end
+end
+if same then return {0, dialog.v} end -- a repeat, whose first answer was lost: the version that it asks for is gone
 if expected ~= '' and tonumber(expected) ~= dialog.v then return {-2, dialog.v} end
-local changes = {}
-for i = 8, #ARGV - 1 do changes[#changes + 1] = ARGV[i] end
 if folded > 0 then
   if folded <= tonumber(redis.call('HGET', head, 'sq') or 0) then return {0, dialog.v} end
   changes[#changes + 1], changes[#changes + 2] = 'sq', string.format('%.0f', folded)

@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from app.chat import ends, events
 from app.chat.ledger import MAX_DEATHS, CancelledMeanwhile, End, Ledger
@@ -327,8 +327,20 @@ class Life(RuleBasedStateMachine):
         self.ended: dict[str, str] = {}
         self.claimed: dict[str, list[Task]] = {}
 
-    @rule(target=refs, user=st.sampled_from(["a", "b"]), window=st.sampled_from([0, 1, 2]), lane=st.booleans())
+    @initialize(target=refs)
+    def begin(self) -> str:
+        return self._admit("a", 0, True)
+
+    @rule(
+        target=refs,
+        user=st.sampled_from(["a", "a", "b"]),
+        window=st.sampled_from([0, 1, 2]),
+        lane=st.sampled_from([True, True, False]),
+    )
     def admit(self, user: str, window: int, lane: bool) -> str:
+        return self._admit(user, window, lane)
+
+    def _admit(self, user: str, window: int, lane: bool) -> str:
         limits = Limits(daily=1000, open=500, user_window=window, bot_window=2)
         lane_of = {"lane": 1, "lane_owner": user} if lane else {}
         ref = self.desk.admit(user, limits=limits, deadline_ms=40_000, **lane_of).ref
@@ -336,8 +348,9 @@ class Life(RuleBasedStateMachine):
         self.lanes[ref] = user if lane else ""
         return ref
 
-    @rule(ref=refs)
-    def claim(self, ref: str) -> None:
+    @rule(ref=refs, next_one=st.booleans())
+    def claim(self, ref: str, next_one: bool) -> None:
+        ref = self._first_in("queued", ref) if next_one else ref
         claimed = self.desk.ledger.claim(ref, LEASE)
         if claimed:
             self.claimed.setdefault(ref, []).append(claimed[0])
@@ -346,9 +359,11 @@ class Life(RuleBasedStateMachine):
         ref=refs,
         which=st.integers(0, 3),
         how=st.sampled_from(["completed", "failed", "cancelled"]),
+        next_one=st.booleans(),
         dies=st.booleans(),
     )
-    def finish(self, ref: str, which: int, how: str, dies: bool) -> None:
+    def finish(self, ref: str, which: int, how: str, next_one: bool, dies: bool) -> None:
+        ref = self._first_in("leased", ref) if next_one else ref
         ledger = (Dying if dies else Ledger)(self.desk.scripts, self.desk.keys, self.desk.queue)
         tasks = self.claimed.get(ref)
         if tasks:
@@ -363,30 +378,23 @@ class Life(RuleBasedStateMachine):
             except CancelledMeanwhile:
                 ledger.finish(task, ends.cancelled(task, expected="in_progress", called=True))
 
-    @rule(ref=refs)
-    def cancel(self, ref: str) -> None:
-        task = self.desk.ledger.read(ref)
-        if task is not None and task.state == "queued":
-            self.desk.ledger.finish(task, ends.cancelled(task, expected="queued"))
-        else:
-            self.desk.ledger.cancel_running(ref, ends.CANCELLED)
+    @rule(ref=refs, how=st.sampled_from(["cancel", "park", "park for long", "hand back"]))
+    def disturb(self, ref: str, how: str) -> None:
+        claimed = self.claimed.get(ref)
+        if how == "cancel":
+            task = self.desk.ledger.read(ref)
+            if task is not None and task.state == "queued":
+                self.desk.ledger.finish(task, ends.cancelled(task, expected="queued"))
+            else:
+                self.desk.ledger.cancel_running(ref, ends.CANCELLED)
+        elif claimed and how == "hand back":
+            self.desk.ledger.requeue(ref, "handed_back", str(claimed[-1].attempt))
+        elif claimed:
+            self.desk.ledger.park(claimed[-1], 10 if how == "park" else 5000, "upstream_error", 1)
 
-    @rule(ref=refs, delay=st.sampled_from([10, 5000]))
-    def park(self, ref: str, delay: int) -> None:
-        if self.claimed.get(ref):
-            self.desk.ledger.park(self.claimed[ref][-1], delay, "upstream_error", 1)
-
-    @rule(ref=refs)
-    def hand_back(self, ref: str) -> None:
-        if self.claimed.get(ref):
-            self.desk.ledger.requeue(ref, "handed_back", str(self.claimed[ref][-1].attempt))
-
-    @rule(ms=st.sampled_from([100, 3000, 9000, 20_000]))
+    @rule(ms=st.sampled_from([0, 100, 3000, 9000, 20_000]))
     def time_passes(self, ms: int) -> None:
         self.desk.scripts.shift_ms += ms
-
-    @rule()
-    def sweep(self) -> None:
         sweep(self.desk)
 
     @invariant()
@@ -429,6 +437,9 @@ class Life(RuleBasedStateMachine):
             rows = [fields for _, fields in client.xrange(self.desk.keys.of_outbox("history", SHARD))]
         finals = [fields[b"ref"] for fields in rows if b"end" in fields]
         assert len(finals) == len(set(finals))
+
+    def _first_in(self, part: str, otherwise: str) -> str:
+        return next((ref for ref in self.admitted if part in self.desk.ledger_of(ref)), otherwise)
 
     def _under_way(self) -> set[str]:
         """Return the tasks that are with the broker or a worker, but for those whose deadline is so long past that they are let be."""

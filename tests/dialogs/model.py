@@ -68,6 +68,8 @@ class Talk:
         return window
 
     def change(self, values: dict[str, str], version: int | None) -> int:
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self.version
         if version not in (None, self.version):
             raise errors.VersionMismatch
         self.title, self.meta = values.get("title", self.title), values.get("meta", self.meta)

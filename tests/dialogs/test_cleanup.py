@@ -12,7 +12,7 @@ from app.core.database.engine import Sessions
 from app.core.outbox import Outbox
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts, Store
-from app.dialogs import archive
+from app.dialogs import archive, search
 from app.dialogs.live import LiveDialogs
 from app.dialogs.loading import keeping
 from app.dialogs.packing import Said
@@ -89,3 +89,28 @@ def test_a_budget_that_is_used_up_ends_the_run(live: LiveDialogs, sessions: Sess
     drain(live, bot)
     assert upkeep.clean_dialogs(sessions, live, budget_s=0) == (0, 0)
     assert here(live, bot) == 3
+
+
+def test_messages_that_came_without_their_words_are_found_later(
+    live: LiveDialogs, sessions: Sessions, bot: str
+) -> None:
+    make(live, bot, 3, hours_ago=1)
+    drain(live, bot)
+    with sessions.begin() as session:
+        session.execute(sqlalchemy.text("UPDATE dialog_messages SET search = NULL"))
+    assert upkeep.index_messages(sessions) == 3
+    assert upkeep.index_messages(sessions) == 0
+    with sessions.begin() as session:
+        found = search.search(
+            session,
+            bot,
+            ids.shard_of(bot, 16),
+            "hello",
+            user=None,
+            role=None,
+            since=None,
+            until=None,
+            cursor=None,
+            limit=5,
+        )
+    assert len(found.data) == 3

@@ -514,3 +514,20 @@ def test_without_postgresql_a_lost_dialog_is_unavailable_and_not_empty(
     lost = LiveDialogs(scripts, keys, live.outbox, away, live.queue)
     with pytest.raises(errors.Unavailable):
         lost.context(BOT, ids.new_ref(SHARD), KEEPING, max_messages=4, owner="u")
+
+
+def test_a_change_that_is_made_already_is_none_whatever_version_it_asks_for(live: LiveDialogs) -> None:
+    ref = make(live, title="old")
+    version = live.header(BOT, ref, KEEPING).version
+    assert live.change(BOT, ref, KEEPING, {"title": "new"}, version=version) == version + 1
+    assert live.change(BOT, ref, KEEPING, {"title": "new"}, version=version) == version + 1, "its first answer was lost"
+
+
+def test_a_version_never_goes_back_even_where_nothing_is_told(live: LiveDialogs) -> None:
+    ref = live.create(BOT, "u", PASSING)
+    drain(live)
+    live.fold(BOT, ref, PASSING, "a secret", 1)
+    drain(live)
+    version = live.header(BOT, ref, PASSING).version
+    lose(live, ref, 0)
+    assert live.header(BOT, ref, PASSING).version == version

@@ -298,4 +298,4 @@ def check_dialogs(place: Place, *, examples: int, steps: int = 40) -> None:
 
 
 def test_dialogs_are_what_a_model_says_whatever_redis_loses(store: Store, scripts: Scripts, sessions: Sessions) -> None:
-    check_dialogs(Place(store, scripts, sessions), examples=80)
+    check_dialogs(Place(store, scripts, sessions), examples=60)

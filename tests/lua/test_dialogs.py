@@ -37,7 +37,7 @@ def said(number: int, body: str = "x") -> Said:
 
 @pytest.mark.elsewhere
 def test_dialogs_are_what_a_model_says(place: Place) -> None:
-    check_dialogs(place, examples=40)
+    check_dialogs(place, examples=30)
 
 
 def test_many_writers_of_one_dialog_leave_no_gap_no_repeat_and_their_own_order(place: Place) -> None:

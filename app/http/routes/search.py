@@ -57,7 +57,7 @@ class SearchPage(pydantic.BaseModel):
     "GET", "/v1/dialogs/search", "/dialogs/search", scope="dialogs", query=SearchQuery, answers={200: SearchPage}
 )
 def search_dialogs(call: Context) -> Answer:
-    """Search the messages of all dialogs, live and archived, best first; of very many matches the newest 1,000 are ranked."""
+    """Search the messages of all dialogs, live and archived, best first; of very many matches the newest 500 are ranked."""
     query: SearchQuery = call.query
     shard = ids.shard_of(call.bot.id, call.runtime.settings.redis_shards)
     with call.runtime.sessions.begin() as session:
