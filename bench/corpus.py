@@ -27,7 +27,7 @@ _COMMON = {
     "товар здравствуйте спасибо сколько какой будет оплата книги размер адрес",
     "uk": "і в не на я що з по це як а але до у за із то так для якщо від про ж би або мені ви є можна немає коли замовлення доставка ціна "
     "товар вітаю дякую скільки який буде оплата книги розмір адреса",
-    "en": "the a to and of is in you it for on that i this be with are not have your can will my or if we as at order delivery price "
+    "en": "the a to and of is in you it for on that i this be with are not have your can will my if we as at now order delivery price "
     "item hello thanks how much when payment books size address",
 }  # fmt: skip
 

@@ -23,14 +23,9 @@ RANKED = 500
 READ = 2000
 """So many messages that have all words of a phrase, the newest ones, are looked through for the phrase itself."""
 
-_WINDOWS_DAYS = (
-    3,
-    8,
-    32,
-    128,
-    512,
-)  # and one of what is older; fourfold, so that at most fourfold what is wanted is read
-_MOST_DAYS = 8  # that a window is told by; longer ones are by blocks of days
+# And one of what is older; threefold, so that about threefold what is wanted is read.
+_WINDOWS_DAYS = (3, 6, 18, 54, 160, 480)
+_MOST_DAYS = 18  # that a window is told by; longer ones are by blocks of days
 _EARLIEST = 1000  # days since 1970: no window begins before that, but the last
 _WEIGHTS = [0.5, 0.5, 0.5, 1.0]  # a base form counts half of the very form that was asked for
 _NORMAL = 1 | 32  # long messages count less, and scores lie between 0 and 1
@@ -38,7 +33,7 @@ _SCORES = 1_000_000  # a score is a whole number of these parts: a cursor must t
 
 
 class _Window(NamedTuple):
-    """A stretch of time, `since` included and `until` not, None where it is open. Its messages have one of the tags, if there are any."""
+    """A stretch of time, `since` included and `until` not, None where it is open. Each of the bot's messages in it has one of the tags."""
 
     tags: list[str]
     since: datetime.datetime | None
@@ -81,7 +76,7 @@ def search(
         return paging.Page([], None)
     newest = min(moment for moment in (latest, until, place.newest) if isinstance(moment, datetime.datetime))
     oldest = place.oldest if isinstance(place.oldest, datetime.datetime) else since
-    windows = list(_windows(newest, oldest))
+    windows = list(_windows(bot, newest, oldest))
     given = {
         "bot": bot, "user": user, "since": since or "-infinity", "until": until or "infinity", "strict": query.tsquery,
         "read": RANKED if query.tsquery == query.loose else READ, "ranked": RANKED, "weights": _WEIGHTS, "normal": _NORMAL,
@@ -110,39 +105,39 @@ def _latest(session: orm.Session, bot: str, user: str | None) -> datetime.dateti
     return latest
 
 
-def _windows(newest: datetime.datetime, oldest: datetime.datetime | None) -> Iterator[_Window]:
+def _windows(bot: str, newest: datetime.datetime, oldest: datetime.datetime | None) -> Iterator[_Window]:
     """Yield windows from a moment back, the last one that begins before `oldest`, or else that is open."""
     # A day later than told, for messages that come in while this runs.
     day, until = max(_day(newest), _EARLIEST) + 1, None
     for days in _WINDOWS_DAYS:
         first = day - days + 1
         since = clock.as_utc(first * indexing.DAY_MS)
-        yield _Window(_tags(first, day), since, until)
+        yield _Window(_tags(bot, first, day), since, until)
         if oldest is not None and since <= oldest:
             return
         day, until = first - 1, since
-    yield _Window([], None, until)
+    yield _Window([indexing.of_bot(bot)], None, until)
 
 
 def _day(moment: datetime.datetime) -> int:
     return int(moment.timestamp() * 1000) // indexing.DAY_MS
 
 
-def _tags(first: int, last: int) -> list[str]:
+def _tags(bot: str, first: int, last: int) -> list[str]:
     if last - first < _MOST_DAYS:
-        return [indexing.of_day(day) for day in range(first, last + 1)]
-    return [indexing.of_block(block) for block in range(first // indexing.BLOCK_DAYS, last // indexing.BLOCK_DAYS + 1)]
+        return [indexing.of_day(bot, day) for day in range(first, last + 1)]
+    blocks = range(first // indexing.BLOCK_DAYS, last // indexing.BLOCK_DAYS + 1)
+    return [indexing.of_block(bot, block) for block in blocks]
 
 
 def _filters(bot: str, user: str | None, role: str | None) -> list[str]:
-    tags = [indexing.of_bot(bot)]
-    tags += [] if user is None else [indexing.of_user(bot, user)]
+    tags = [] if user is None else [indexing.of_user(bot, user)]
     tags += [] if role is None else [indexing.of_role(role)]
     return [lexemes.quoted(tag) for tag in tags]
 
 
 def _window_parameters(number: int, window: _Window, terms: list[str]) -> dict[str, Any]:
-    terms = [*terms, " | ".join(map(lexemes.quoted, window.tags))] if window.tags else terms
+    terms = [*terms, " | ".join(map(lexemes.quoted, window.tags))]
     return {
         f"terms{number}": " & ".join(f"({term})" for term in terms),
         f"since{number}": window.since or "-infinity",
