@@ -26,6 +26,15 @@ def _known_zone(name: str) -> str:
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), pydantic.AfterValidator(_known_zone)]
 
 
+def checked_user(value: str) -> str:
+    """Refuse names that only keys may have, and characters that no log or header can hold."""
+    if value.startswith("key:"):
+        raise ValueError("must not begin with key:")
+    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
 class _Wire(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", from_attributes=True)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from app.bots.schemas import checked_user
+
 UserName = Annotated[str, Field(min_length=1, max_length=128, description="A string that you know your user by.")]
 SessionName = Annotated[str, Field(min_length=1, max_length=128)]
 MAX_TELEGRAM_ID = 2**53
@@ -80,7 +82,7 @@ class ChatCompletionRequest(_Options):
     @pydantic.field_validator("user")
     @classmethod
     def _not_a_key(cls, value: str | None) -> str | None:
-        return checked_user(value)
+        return checked_user(value) if value is not None else None
 
 
 class ReplyRequest(_Options):
@@ -117,7 +119,7 @@ class SendRequest(pydantic.BaseModel):
     @pydantic.field_validator("user_id")
     @classmethod
     def _not_a_key(cls, value: str | None) -> str | None:
-        return checked_user(value)
+        return checked_user(value) if value is not None else None
 
     @pydantic.model_validator(mode="after")
     def _one_user(self) -> SendRequest:
@@ -192,17 +194,6 @@ class TaskObject(pydantic.BaseModel):
     error: ErrorMember | None
     usage: dict[str, Any] | None
     cost: str | None
-
-
-def checked_user(value: str | None) -> str | None:
-    """Refuse names that only keys may have, and characters that no log or header can hold."""
-    if value is None:
-        return None
-    if value.startswith("key:"):
-        raise ValueError("must not begin with key:")
-    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
-        raise ValueError("must not contain control characters")
-    return value
 
 
 def user_in_path(value: str) -> str:

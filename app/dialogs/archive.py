@@ -61,10 +61,6 @@ class Loaded:
     messages: list[Message]
     at_rest: bool = False
 
-    @property
-    def state(self) -> str:
-        return self.header["st"]
-
 
 def write(sessions: Sessions, entries: Iterable[Entry]) -> set[str]:
     """Write entries in a transaction of its own. A message that is there stays as it is, and nothing is counted twice.
@@ -253,7 +249,7 @@ def _active(told: Iterable[_Batch]) -> Iterable[tuple[str, str, datetime.date]]:
 
 def _without_forgotten(session: orm.Session, batches: dict[str, _Batch]) -> None:
     """Drop what was said before its user was erased; the lock lets an erasure wait until we have committed."""
-    owners = sorted({(batch.bot, batch.user) for batch in batches.values()})
+    owners = sorted({(batch.bot, batch.user) for batch in batches.values() if batch.says_something})
     told = as_rows({"bot": bot, "user": user} for bot, user in owners)
     session.execute(_OWNERS, told)
     rows = session.execute(_ERASED, told)

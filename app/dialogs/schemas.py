@@ -8,6 +8,7 @@ import orjson
 import pydantic
 from pydantic import Field
 
+from app.bots.schemas import checked_user
 from app.core import clock, ids
 from app.core.paging import PageQuery
 from app.dialogs.live import Header
@@ -30,14 +31,6 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _user(value: str) -> str:
-    if value.startswith("key:"):
-        raise ValueError("must not begin with key:")
-    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
-        raise ValueError("must not contain control characters")
-    return value
-
-
 def _writable(value: str) -> str:
     try:
         value.encode()  # far faster than a look at each character
@@ -47,7 +40,7 @@ def _writable(value: str) -> str:
 
 
 Metadata = Annotated[dict[str, Any], pydantic.AfterValidator(_small), Field(description="at most 16 KiB of JSON")]
-UserId = Annotated[str, Field(min_length=1, max_length=128), pydantic.AfterValidator(_user)]
+UserId = Annotated[str, Field(min_length=1, max_length=128), pydantic.AfterValidator(checked_user)]
 Content = Annotated[str, Field(min_length=1, max_length=200_000), pydantic.AfterValidator(_writable)]
 
 

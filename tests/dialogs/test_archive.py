@@ -41,7 +41,7 @@ def test_what_was_written_is_loaded_as_it_was(sessions: Sessions) -> None:
     entries = [_entry(ref, 1, "one", "a|b|c", version=1), _entry(ref, 3, "", "чотири\n🙂", version=2)]
     archive.write(sessions, entries)
     loaded = _load(sessions, ref)
-    assert (loaded.user, loaded.seq, loaded.version, loaded.state) == ("tg:1", 4, 2, "active")
+    assert (loaded.user, loaded.seq, loaded.version, loaded.header["st"]) == ("tg:1", 4, 2, "active")
     assert (loaded.header["ct"], loaded.active_ms) == (str(NOON + 1), NOON + 4)
     packed = [packing.pack(message).decode() for message in loaded.messages]
     assert packed == [text for _, fields in entries for text in archive.entries_in(fields)]

@@ -82,6 +82,9 @@ def test_dialogs_past_their_retention_are_gone_everywhere(live: LiveDialogs, ses
     assert live.header(bot, woken, KEEPING).count == 2
     with sessions.begin() as session:
         assert session.scalar(sqlalchemy.text("SELECT count(*) FROM dialog_messages")) == 2
+    drain(live, bot)  # the marks of what was deleted come this way, too
+    with sessions.begin() as session:
+        assert session.scalars(sqlalchemy.text("SELECT user_id FROM users")).all() == ["u"], "nobody is made up"
 
 
 def test_a_budget_that_is_used_up_ends_the_run(live: LiveDialogs, sessions: Sessions, bot: str) -> None:

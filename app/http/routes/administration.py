@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 
 from app.bots import announce, bots, keys, schemas, users
-from app.chat.schemas import checked_user
+from app.bots.schemas import checked_user
 from app.core import errors, ids
 from app.core.paging import PageQuery
 from app.http.api import Answer, Api

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
+from app.bots.schemas import checked_user
 from app.chat import schemas
 from app.chat.schemas import user_in_path
 from app.core import clock, errors, ids
@@ -100,7 +101,7 @@ def get_stats(call: Context, user: str) -> Answer:
 
 def _user(user: str) -> str:
     try:
-        known = schemas.checked_user(user_in_path(user))
+        known = checked_user(user_in_path(user))
     except ValueError as error:
         raise errors.InvalidRequest(f"user_id: {error}", param="user_id") from None
     if not known or len(known) > 128:
