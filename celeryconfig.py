@@ -81,6 +81,8 @@ task_routes = {
     "chat.*": {"queue": "chat"},
     "history.*": {"queue": "history"},
     "dialogs.*": {"queue": "history"},
+    "analytics.*": {"queue": "analytics"},
+    "webhooks.*": {"queue": "webhooks"},
     "maintenance.*": {"queue": "maintenance"},
 }
 
@@ -94,7 +96,33 @@ beat_schedule = {
         "schedule": crontab(minute="20"),
         "options": {"expires": 1800},
     },
+    "webhooks-cleanup": {
+        "task": "webhooks.clean_log",
+        "schedule": crontab(minute="40"),
+        "options": {"expires": 1800},
+    },
     "search-backfill": {"task": "maintenance.index_messages", "schedule": 60.0, "options": {"expires": 60}},
+    "history-retention": {
+        "task": "maintenance.expire_history",
+        "schedule": crontab(hour="3", minute="30"),
+        "options": {"expires": 3600},
+    },
+    "analytics-retention": {
+        "task": "maintenance.expire_events",
+        "schedule": crontab(hour="3", minute="50"),
+        "options": {"expires": 3600},
+    },
+    "analytics-rollup": {"task": "maintenance.roll_up", "schedule": crontab(minute="5"), "options": {"expires": 1800}},
+    "analytics-rollup-daily": {
+        "task": "maintenance.roll_up",
+        "schedule": crontab(hour="0", minute="15"),
+        "options": {"expires": 1800},
+    },
+    "analytics-weekly-report": {
+        "task": "maintenance.make_reports",
+        "schedule": crontab(day_of_week="mon", hour="1-23", minute="0"),  # after the first run: what is still missing
+        "options": {"expires": 3600},
+    },
     "partitions": {
         "task": "maintenance.make_partitions",
         "schedule": crontab(hour="3", minute="10"),

@@ -8,14 +8,17 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from app.analytics.answers import Answers
 from app.bots.directory import Directory
 from app.chat.admission import Admission
+from app.chat.callbacks import Callbacks
 from app.chat.completion import Completion
 from app.chat.drains import Drains
 from app.chat.erasure import Erasure
 from app.chat.ledger import Ledger
 from app.chat.listing import TaskList
 from app.chat.requests import Requests
+from app.chat.sessions import SessionEnds
 from app.chat.summaries import Summaries
 from app.chat.sweeping import Sweep
 from app.chat.tasks import Tasks
@@ -25,6 +28,7 @@ from app.core import errors, gauges, logs, metrics, presence
 from app.core import queue as queue_
 from app.core import settings as settings_
 from app.core.database import engine as database
+from app.core.events import Events
 from app.core.outbox import Outbox
 from app.core.periodic import Periodic
 from app.core.presence import Presence
@@ -34,10 +38,14 @@ from app.core.store import Keys, Scripts, Store
 from app.dialogs.lists import DialogList
 from app.dialogs.live import LiveDialogs
 from app.limits.days import Days
+from app.llm import prices
 from app.llm.providers import Providers
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.receivers import Receivers
 
 if TYPE_CHECKING:
     from app.llm.client import Client
+    from app.webhooks.courier import Courier
 
 _log = logs.get(__name__)
 _WORKER_TIMEOUT_S = 5.0
@@ -86,6 +94,14 @@ class Runtime:
         return database.Sessions(self.engine)
 
     @functools.cached_property
+    def analytics_sessions(self) -> Any:
+        """Return the sessions of the analytics database; where that is the main one, its connections are shared."""
+        if self.settings.analytics_url == self.settings.database_url:
+            return self.sessions
+        size, overflow = self.settings.database_pool_size, self.settings.database_max_overflow
+        return database.Sessions(database.make_engine(self.settings.analytics_url, size, overflow))
+
+    @functools.cached_property
     def directory(self) -> Directory:
         return Directory(self.sessions, self.settings.secret_key)
 
@@ -94,8 +110,16 @@ class Runtime:
         return Outbox(self.store, self.scripts, self.keys)
 
     @functools.cached_property
+    def events(self) -> Events:
+        return Events(self.scripts, self.keys, self.queue, publishes=bool(self.settings.message_broker_url))
+
+    @functools.cached_property
+    def summaries(self) -> Answers:
+        return Answers(self.analytics_sessions, self.store, self.keys)
+
+    @functools.cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.scripts, self.keys, self.queue)
+        return Ledger(self.scripts, self.keys, self.queue, self.events)
 
     @functools.cached_property
     def days(self) -> Days:
@@ -114,7 +138,7 @@ class Runtime:
 
     @functools.cached_property
     def admission(self) -> Admission:
-        return Admission(self.scripts, self.keys, self.queue, self.days)
+        return Admission(self.scripts, self.keys, self.queue, self.days, self.events)
 
     @functools.cached_property
     def tasks(self) -> Tasks:
@@ -122,7 +146,24 @@ class Runtime:
 
     @functools.cached_property
     def requests(self) -> Requests:
-        return Requests(self.settings)
+        return Requests(self.settings, self.receivers)
+
+    @functools.cached_property
+    def receivers(self) -> Receivers:
+        return Receivers(allow_private=self.settings.webhook_allow_private)
+
+    @functools.cached_property
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self.scripts, self.keys, self.queue)
+
+    @functools.cached_property
+    def courier(self) -> Courier:
+        from app.webhooks.client import Client as WebhookClient  # its HTTP library is for workers alone
+        from app.webhooks.courier import Courier
+
+        told = Callbacks(self.ledger, self.task_list).task
+        room = max(1, self.settings.worker_threads // 2)
+        return Courier(self.deliveries, self.directory, told, WebhookClient(self.receivers), most_at_once=room)
 
     @functools.cached_property
     def llm(self) -> Client:
@@ -144,7 +185,7 @@ class Runtime:
 
     @functools.cached_property
     def drains(self) -> Drains:
-        return Drains(self.outbox, self.dialogs, self.sessions)
+        return Drains(self.outbox, self.dialogs, self.sessions, self.analytics_sessions, self.events)
 
     @functools.cached_property
     def completion(self) -> Completion:
@@ -153,7 +194,7 @@ class Runtime:
 
     @functools.cached_property
     def sweep(self) -> Sweep:
-        return Sweep(self.ledger, self.settings.redis_shards, self._depth)
+        return Sweep(self.ledger, self.settings.redis_shards, self._depth, self.deliveries.sweep)
 
     @functools.cached_property
     def task_list(self) -> TaskList:
@@ -162,6 +203,10 @@ class Runtime:
     @functools.cached_property
     def erasure(self) -> Erasure:
         return Erasure(self.tasks, self.dialogs, self.days, self.keys, self.sessions, self.settings.redis_shards)
+
+    @functools.cached_property
+    def session_ends(self) -> SessionEnds:
+        return SessionEnds(self.scripts, self.keys, self.sessions, self.events)
 
     @functools.cached_property
     def transfers(self) -> Transfers:
@@ -202,6 +247,7 @@ class Runtime:
             self.scripts.load()
         self.sweep.start()
         if self.settings.environment != "development":
+            prices.load()
             _ = self.llm  # loaded now rather than at the first request; a developer's machine keeps the memory instead
         self.presence = Presence(self.store, self.keys, name)
         self.presence.start()
@@ -229,6 +275,8 @@ class Runtime:
                 built[name].stop()
         if "completion" in built:
             built["completion"].pulse.stop()
+        if "analytics_sessions" in built:
+            built["analytics_sessions"].engine.dispose()
         if "engine" in built:
             built["engine"].dispose()
         if "store" in built:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from alembic import context
 
+import app.analytics.models
 import app.bots.models
+import app.core.announcements
 import app.dialogs.models
 import app.history.models
-import app.limits.models  # noqa: F401  the tables hang themselves on the base
-from app.core.database.base import Base
+import app.limits.models
+import app.webhooks.models  # noqa: F401  the tables hang themselves on their base
+from app.core.database.base import AnalyticsBase, Base
 
 given = context.config.attributes
-options = {"target_metadata": Base.metadata, "version_table": given["version_table"], "compare_type": True}
+metadata = {"main": Base.metadata, "analytics": AnalyticsBase.metadata}[given["history"]]
+options = {"target_metadata": metadata, "version_table": given["version_table"], "compare_type": True}
 
 if context.is_offline_mode():
     context.configure(url=given["url"], literal_binds=True, **options)

@@ -25,9 +25,11 @@ app = celery.Celery(
     "repliq",
     task_cls=Task,
     config_source="celeryconfig",
-    include=["tasks.chat", "tasks.history", "tasks.maintenance"],
+    include=["tasks.chat", "tasks.history", "tasks.analytics", "tasks.webhooks", "tasks.maintenance"],
     set_as_current=True,
 )
+
+app.steps["worker"] |= {"tasks.events.step:EventsStep", "tasks.durations:DurationsStep"}
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

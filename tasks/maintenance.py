@@ -17,6 +17,10 @@ _INTERVALS_S = {
     "clean_dialogs": 3600,
     "index_messages": 60,
     "make_partitions": 86_400,
+    "expire_events": 86_400,
+    "roll_up": 600,
+    "make_reports": 3600,
+    "expire_history": 86_400,
 }
 
 
@@ -29,7 +33,12 @@ def _once(entry: str, run: Callable[[Runtime], object]) -> None:
 @app.task(name="maintenance.drain_outboxes")  # type: ignore[untyped-decorator]
 def drain_outboxes() -> None:
     """Ask for a drain of every outbox that holds rows: the backstop of what scripts ask for themselves."""
-    _once("drain_outboxes", lambda r: upkeep.drain_outboxes(r.outbox, r.queue, r.settings.redis_shards))
+    _once("drain_outboxes", _drain_outboxes)
+
+
+def _drain_outboxes(runtime: Runtime) -> None:
+    upkeep.drain_outboxes(runtime.outbox, runtime.queue, runtime.settings.redis_shards)
+    upkeep.forward_announcements(runtime.sessions, runtime.events)
 
 
 @app.task(name="maintenance.mark_stale")  # type: ignore[untyped-decorator]
@@ -41,7 +50,7 @@ def mark_stale() -> None:
 @app.task(name="maintenance.close_sessions")  # type: ignore[untyped-decorator]
 def close_sessions() -> None:
     """Close sessions that have been idle for 30 minutes."""
-    _once("close_sessions", lambda r: upkeep.close_sessions(r.sessions))
+    _once("close_sessions", lambda r: upkeep.close_sessions(r.sessions, r.events))
 
 
 @app.task(name="maintenance.clean_dialogs")  # type: ignore[untyped-decorator]
@@ -59,7 +68,31 @@ def index_messages() -> None:
 @app.task(name="maintenance.make_partitions")  # type: ignore[untyped-decorator]
 def make_partitions() -> None:
     """Make the next months' partitions."""
-    _once("make_partitions", lambda r: upkeep.make_partitions(r.engine))
+    _once("make_partitions", lambda r: upkeep.make_partitions(r.sessions, r.analytics_sessions))
+
+
+@app.task(name="maintenance.expire_events")  # type: ignore[untyped-decorator]
+def expire_events() -> None:
+    """Take away events of analytics that their bots keep no longer."""
+    _once("expire_events", lambda r: upkeep.expire_events(r.sessions, r.analytics_sessions))
+
+
+@app.task(name="maintenance.roll_up")  # type: ignore[untyped-decorator]
+def roll_up() -> None:
+    """Bring analytics' daily rollups up to date."""
+    _once("roll_up", lambda r: upkeep.roll_up(r.analytics_sessions))
+
+
+@app.task(name="maintenance.expire_history")  # type: ignore[untyped-decorator]
+def expire_history() -> None:
+    """Take away requests, sessions and exchanges that their bots keep no longer."""
+    _once("expire_history", lambda r: upkeep.expire_history(r.sessions, r.settings.redis_shards))
+
+
+@app.task(name="maintenance.make_reports")  # type: ignore[untyped-decorator]
+def make_reports() -> None:
+    """Make the weekly reports that are missing, or have been overtaken by events that came late."""
+    _once("make_reports", lambda r: upkeep.make_reports(r.analytics_sessions))
 
 
 @app.task(name="maintenance.snapshot_metrics")  # type: ignore[untyped-decorator]

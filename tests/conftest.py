@@ -73,6 +73,14 @@ def template(postgres_server: servers.Postgres) -> str:
     return "template_migrated"
 
 
+@pytest.fixture(scope="session")
+def analytics_template(postgres_server: servers.Postgres) -> str:
+    """Return the name of a migrated analytics database."""
+    _administer(postgres_server.url, "CREATE DATABASE template_analytics")
+    migrate.upgrade(_renamed(postgres_server.url, "template_analytics"), history="analytics")
+    return "template_analytics"
+
+
 @pytest.fixture
 def empty_database_url(postgres_server: servers.Postgres) -> Iterator[str]:
     yield from _database(postgres_server.url, "template0")
@@ -86,6 +94,19 @@ def database_url(postgres_server: servers.Postgres, template: str) -> Iterator[s
 @pytest.fixture
 def sessions(database_url: str) -> Iterator[Sessions]:
     made = Sessions(make_engine(database_url))
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def analytics_database_url(postgres_server: servers.Postgres, analytics_template: str) -> Iterator[str]:
+    yield from _database(postgres_server.url, analytics_template)
+
+
+@pytest.fixture
+def analytics_sessions(analytics_database_url: str) -> Iterator[Sessions]:
+    """Return the sessions of an analytics database that has none of the main one's tables."""
+    made = Sessions(make_engine(analytics_database_url))
     yield made
     made.engine.dispose()
 

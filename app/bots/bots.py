@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import secrets
+from collections.abc import Iterable
 
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import models, schemas
+from app.bots import models, schemas, signing
 from app.bots.organisations import identifier
 from app.core import errors, ids, paging
+from app.core.database.rows import as_rows
 
 
 def create(
@@ -21,7 +21,7 @@ def create(
         organisation_id=identifier(organisation, "organisation"),
         name=given.name,
         settings=given.settings.model_dump(mode="json", exclude_unset=True),
-        webhook_secret=_new_webhook_secret(),
+        webhook_secret=signing.new(),
         is_default=is_default,
     )
     session.add(bot)
@@ -43,6 +43,18 @@ def everyone(session: orm.Session) -> list[tuple[str, schemas.BotSettings]]:
     """Return the id and settings of every bot, deleted ones too: what they left is still to be cleaned up."""
     rows = session.execute(sqlalchemy.select(models.Bot.id, models.Bot.settings).order_by(models.Bot.id))
     return [(str(row.id), schemas.stored_settings(row.settings)) for row in rows]
+
+
+def masked(session: orm.Session, some: Iterable[str]) -> set[str]:
+    """Return those of some bots, deleted ones too, whose content is kept masked."""
+    rows = as_rows({"id": bot} for bot in sorted(some))
+    return {str(found) for found in session.scalars(_MASKED, rows)}
+
+
+_MASKED = sqlalchemy.text("""
+    SELECT b.id FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid)
+    JOIN bots b ON b.id = r.id AND b.settings->>'store_content' = 'masked'
+""")
 
 
 def get(session: orm.Session, organisation: str, bot: str, *, lock: bool = False) -> models.Bot:
@@ -78,6 +90,10 @@ def delete(session: orm.Session, organisation: str, bot: str) -> list[bytes]:
     return list(session.scalars(revoked.values(revoked_at=sqlalchemy.func.now()).returning(models.ApiKey.digest)))
 
 
-def _new_webhook_secret() -> str:
-    """Make a secret of Standard Webhooks' form: plain base64, since its libraries read no other."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(30)).decode()
+def rotate_webhook_secret(session: orm.Session, organisation: str, bot: str) -> models.Bot:
+    """Give a bot a new secret for its webhooks, which are signed with the one before, too, for a day; raise `NotFound`."""
+    row = get(session, organisation, bot, lock=True)
+    signing.rotate(row)
+    session.flush()
+    session.refresh(row)
+    return row

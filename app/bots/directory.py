@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import keys, models, schemas
+from app.bots import keys, models, schemas, signing
 from app.core import clock as wall
 from app.core import errors
 from app.core.database.engine import Sessions
@@ -39,6 +39,7 @@ class Bot:
     organisation: str
     name: str
     settings: schemas.BotSettings
+    webhook_secrets: signing.Secrets = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(slots=True)
@@ -214,4 +215,6 @@ class Directory:
             row = session.get(models.Bot, identifier)
         if row is None or row.deleted_at is not None:
             return None
-        return Bot(str(row.id), str(row.organisation_id), row.name, schemas.stored_settings(row.settings))
+        return Bot(
+            str(row.id), str(row.organisation_id), row.name, schemas.stored_settings(row.settings), signing.of(row)
+        )

@@ -32,7 +32,10 @@ class Organisation(Base):
 
 
 class Bot(Base):
-    """A tenant. A deleted one keeps its row, since history still names it."""
+    """A tenant. A deleted one keeps its row, since history still names it.
+
+    After a rotation webhooks are signed with the secret before, too, for a while.
+    """
 
     __tablename__ = "bots"
     __table_args__ = (
@@ -45,6 +48,8 @@ class Bot(Base):
     name: orm.Mapped[str]
     settings: orm.Mapped[dict[str, Any]]
     webhook_secret: orm.Mapped[str]
+    webhook_secret_before: orm.Mapped[str | None]
+    webhook_secret_before_until: orm.Mapped[datetime.datetime | None]
     is_default: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
     created_at: orm.Mapped[types.created_at]
     updated_at: orm.Mapped[types.created_at]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import uuid
 from typing import Annotated, Any, Literal
 
+import orjson
 import pydantic
 from pydantic import Field
 
@@ -35,8 +37,58 @@ def checked_user(value: str) -> str:
     return value
 
 
+_MOST_PREFERENCES = 16_384
+
+
+def _kept_as_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is too large, or nested more deeply than can be kept."""
+    try:
+        size = len(orjson.dumps([[[value]]])) - 6
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"cannot be kept as JSON: {error}") from None
+    if size > _MOST_PREFERENCES:
+        raise ValueError(f"must be at most {_MOST_PREFERENCES} bytes of JSON, and is {size}")
+    return value
+
+
+Preferences = Annotated[dict[str, Any], pydantic.AfterValidator(_kept_as_json)]
+
+
 class _Wire(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", from_attributes=True)
+
+
+def _fixed(usd: decimal.Decimal) -> str:
+    return f"{usd:f}"
+
+
+Usd = Annotated[
+    decimal.Decimal,
+    Field(ge=0, le=1_000_000, decimal_places=10),
+    pydantic.PlainSerializer(_fixed, return_type=str, when_used="json"),
+    pydantic.WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,10})?$", "examples": ["0.15"]}),
+]
+"""An amount in USD: a decimal string on the wire; a number is taken, too."""
+
+
+class ModelPrice(_Wire):
+    """What a model's tokens cost, USD per million of them."""
+
+    input: Usd
+    cached_input: Usd | None = Field(None, description="of `input` what the provider had cached; default: as `input`")
+    output: Usd
+    reasoning: Usd | None = Field(None, description="of `output` what the model thought; default: as `output`")
+
+
+def _model_name(name: str) -> str:
+    if "*" in name[:-1]:
+        raise ValueError("a * may only stand at the end of a model's name")
+    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in name):
+        raise ValueError("must not contain control characters")
+    return name
+
+
+PricedModel = Annotated[str, Field(min_length=1, max_length=200), pydantic.AfterValidator(_model_name)]
 
 
 class BotSettings(_Wire):
@@ -62,7 +114,16 @@ class BotSettings(_Wire):
     when_busy: Literal["wait", "refuse"] = Field(
         "wait", description="a message of a dialog in which another is being answered waits for it, or is refused (409)"
     )
-    store_content: Literal["all", "metadata"] = "all"
+    store_content: Literal["all", "masked", "metadata"] = Field(
+        "all",
+        description="what PostgreSQL keeps of requests, answers and dialogs: all; masked: without addresses, numbers and keys that "
+        "name or open something; metadata: nothing that was said",
+    )
+    prices: dict[PricedModel, ModelPrice] = Field(
+        {},
+        max_length=200,
+        description="the bot's own prices by model, or by the beginning of a name and *; they go before the table of known prices",
+    )
     retention_days: int = Field(365, ge=1, le=36_500)
 
 
@@ -96,6 +157,15 @@ class BotOut(_Wire):
     @classmethod
     def _stored(cls, value: Any) -> Any:
         return stored_settings(value) if isinstance(value, dict) else value
+
+
+class WebhookSecretOut(_Wire):
+    """The secret that a bot's webhooks are signed with. Until `previous_valid_until` they are signed with the one before, too."""
+
+    object: Literal["webhook_secret"] = "webhook_secret"
+    bot_id: uuid.UUID
+    secret: str
+    previous_valid_until: datetime.datetime | None
 
 
 class KeyCreate(_Wire):
@@ -149,4 +219,4 @@ class UserChange(_Wire):
     language: Language | None = None
     timezone: TimeZone | None = None
     daily_limit: Annotated[int, Field(ge=-1, le=1_000_000_000)] | None = None
-    preferences: dict[str, Any] | None = None
+    preferences: Preferences | None = None

@@ -11,8 +11,11 @@ from sqlalchemy.dialects import postgresql
 
 from app.bots import models, schemas
 from app.bots.organisations import identifier
-from app.core import errors, paging
+from app.core import announcements, errors, events, paging
 from app.core.database import plain
+from app.core.events import Event
+
+_TOLD = ("language", "timezone", "preferences")
 
 
 def list_page(session: orm.Session, bot: str, cursor: str | None = None, limit: int = 20) -> paging.Page[models.User]:
@@ -30,9 +33,21 @@ def get(session: orm.Session, bot: str, user: str) -> models.User:
 
 
 def change(session: orm.Session, bot: str, user: str, given: schemas.UserChange) -> models.User:
-    """Set what is given and leave the rest; a user who has not asked yet is made. Redis is told after the commit."""
+    """Set what is given and leave the rest; a user who has not asked yet is made. Redis is told after the commit.
+
+    What analytics shows of a user is announced."""
     values = plain.document(given.model_dump(mode="json", exclude_unset=True))
-    return _upsert(session, bot, user, values)
+    row = _upsert(session, bot, user, values)
+    told = {name: values[name] for name in _TOLD if name in values}
+    if told:
+        now = session.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
+        announcements.announce(session, [updated(bot, row.user_id, told, now)])
+    return row
+
+
+def updated(bot: str, user: str, told: dict[str, Any], at: datetime.datetime) -> Event:
+    """Return the event of a change of a user's language, timezone or preferences, while his row is locked, at PostgreSQL's time."""
+    return events.new(bot, events.PROFILE, events.USER_UPDATED, user=user, properties=told, at_ms=events.ms_of(at))
 
 
 def mark_erased(session: orm.Session, bot: str, user: str) -> tuple[models.User, datetime.datetime]:

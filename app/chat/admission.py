@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from typing import Any, Protocol
 
 import orjson
 
-from app.chat import records
+from app.chat import records, signals
 from app.core import clock, errors, ids, metrics
+from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
 from app.limits.standing import Limits, Standing, counts_for
@@ -80,11 +80,12 @@ class Seeds(Protocol):
 class Admission:
     """Admits requests. `zones` remembers users' own zones, so that a second call is rarely needed."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue, seeds: Seeds) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue, seeds: Seeds, events: Events) -> None:
         self.scripts = scripts
         self.keys = keys
         self.queue = queue
         self.seeds = seeds
+        self.events = events
         self._zones: dict[tuple[str, str], str] = {}
 
     def admit(self, request: Request) -> Admitted:
@@ -134,6 +135,8 @@ class Admission:
                 self._publish(admitted, shard, sent=reply[1] == 1, drain=reply[10] == 1)
             return admitted
         if code == 0:
+            if reply[9:10] == [1]:
+                self.events.ask_drains(shard)
             self._refuse(request, day, reply)
         if code == -1:
             raise errors.IdempotencyKeyReused(param="Idempotency-Key")
@@ -147,8 +150,7 @@ class Admission:
         except errors.Unavailable as error:
             raise NotSent(admitted, error) from error
         if drain:
-            with contextlib.suppress(errors.Unavailable):  # the next row asks again
-                self.queue.ask_drain("history", shard)
+            self.queue.ask_where_scripts_cannot(["history"], shard)
 
     def _refuse(self, request: Request, day: clock.LocalDay, reply: list[Any]) -> None:
         code = _REFUSALS[reply[1]]
@@ -179,6 +181,7 @@ class Admission:
             keys.queue("chat") if self.queue.direct else nothing, keys.queue("history") if self.queue.direct else nothing,
             keys.of_task("waiters", request.ref),
             *(keys.of_lane(shard, bot, request.fields["dialog"], request.lane_owner) if request.lane else (nothing, nothing)),
+            own("limit_told", True), *self.events.names(shard),
         ]  # fmt: skip
 
     def _args(self, request: Request, own: str, day: clock.LocalDay) -> list[Any]:
@@ -195,6 +198,7 @@ class Admission:
             request.ref, request.fingerprint, int(counts), own, day.starts_ms, day.ends_ms, limits.daily, limits.rate, limits.tokens,
             request.estimate, limits.open, limits.user_window, limits.bot_window, limits.queue_depth, request.deadline_ms, request.session,
             f"ses_{request.ref[2:]}", self.queue.chat, self.queue.drain("history", shard), request.waiter, orjson.dumps(row), request.lane,
+            signals.refused(request.bot, request.user, request.fields["kind"], request.fields["model"]), *self.events.arguments(shard),
             *records.pairs(fields),
         ]  # fmt: skip
 

@@ -98,11 +98,11 @@ class Completion:
         except Parked:
             return "parked"
         except Stopped as stop:
-            end = ends.cancelled(task, expected="in_progress", usage=stop.usage, called=stop.called)
+            end = ends.cancelled(task, expected="in_progress", usage=stop.usage, called=stop.called, envelope=envelope)
         except Broken as broken:
-            end = ends.failed(task, broken.error, usage=broken.usage)
+            end = ends.failed(task, broken.error, usage=broken.usage, envelope=envelope)
         except errors.RepliqError as error:
-            end = ends.failed(task, error)
+            end = ends.failed(task, error, envelope=envelope)
         except Exception:
             self._finish(
                 task,
@@ -247,7 +247,7 @@ class Completion:
                 break
             except CancelledMeanwhile:
                 usage = orjson.loads(end.fields["usage"]) if "usage" in end.fields else None
-                end = ends.cancelled(task, expected="in_progress", usage=usage, called=True)
+                end = ends.cancelled(task, expected="in_progress", usage=usage, called=True, envelope=envelope)
             except errors.Unavailable:
                 if time.monotonic() > give_up:
                     raise
@@ -268,10 +268,12 @@ class Completion:
         if state not in (None, end.state):
             _log.info("end_dropped", end=end.state, state=state)
             return
-        row = orjson.loads(end.row)
+        row = end.told.facts
         model = metrics.model_label(task.model)
         metrics.chat_requests.labels(row["status"], row["provider"] or "none", model).inc()
-        if row["status"] == "success" and row["cost"] is None:
+        if row["cost"] is not None:
+            metrics.chat_cost_usd.labels(row["provider"] or "none", model).inc(float(row["cost"]))
+        elif row["status"] == "success" or row["tokens"]:
             metrics.price_unknown.labels(model).inc()
         for kind in ("prompt", "completion"):
             metrics.chat_tokens.labels(kind, model).inc(row[f"{kind}_tokens"] or 0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from app.chat import rows
+from app.chat import costs, rows
 from app.chat.ledger import End
 from app.chat.records import Task
-from app.core import errors, texts
+from app.core import errors, masking, texts
 from app.dialogs import packing
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Said, tokens_in
@@ -19,26 +19,25 @@ from app.llm.answers import Answer
 def completed(task: Task, answer: Answer, envelope: dict[str, Any]) -> End:
     """Return the end of an answered task."""
     usage = answer.usage or {}
-    everything = envelope.get("store", "all") == "all" and envelope.get("spoken", True)
-    exchange = (
-        {"message": envelope["message"], "response": answer.text} if "message" in envelope and everything else None
-    )
-    row = rows.final(
+    exchange = {"message": envelope["message"], "response": answer.text} if "message" in envelope else None
+    cost = costs.of(task, envelope, usage, provider=answer.provider, model=answer.model, tier=answer.tier)
+    told = rows.final(
         task, "success", counted=task.counts, provider=answer.provider, model=answer.model, usage=usage,
-        response=orjson.Fragment(answer.body) if everything else None, exchange=exchange,
+        cost=cost, response=_kept(envelope, answer.body), exchange=_kept(envelope, exchange),
     )  # fmt: skip
     fields = {
         "result": answer.body,
         "usage": orjson.dumps(usage),
         "provider": answer.provider,
         "model": answer.model or task.model,
+        **({"cost": cost} if cost else {}),
     }
     return End(
         "in_progress",
         "completed",
-        row,
+        told,
         task.counts,
-        usage.get("total_tokens") or task.estimate,
+        told.facts["tokens"] or task.estimate,
         _exchange(task, answer, envelope),
         fields,
         keeping_in(envelope),
@@ -46,36 +45,53 @@ def completed(task: Task, answer: Answer, envelope: dict[str, Any]) -> End:
 
 
 def failed(
-    task: Task, error: errors.RepliqError, *, expected: str = "in_progress", usage: dict[str, Any] | None = None
+    task: Task,
+    error: errors.RepliqError,
+    *,
+    expected: str = "in_progress",
+    usage: dict[str, Any] | None = None,
+    envelope: dict[str, Any] | None = None,
 ) -> End:
     """Return the end of a task that failed; with `usage` (a stream that broke after its first token) what came is charged."""
+    envelope = envelope or {}
     member = error_member(error)
     counted = bool(usage) and task.counts
     provider = error.facts.get("provider", "")
-    row = rows.final(
-        task, "error", counted=counted, provider=provider, usage=usage, code=error.code, message=str(error)
+    cost = costs.of(task, envelope, usage, provider=provider)
+    message = _problem(error, envelope.get("store", "all"))
+    told = rows.final(
+        task, "error", counted=counted, provider=provider, usage=usage, cost=cost, code=error.code, message=message
     )
-    fields = {"error": orjson.dumps(member), "provider": provider, **({"usage": orjson.dumps(usage)} if usage else {})}
-    return End(expected, "failed", row, counted, (usage or {}).get("total_tokens", 0), fields=fields)
+    fields = {"error": orjson.dumps(member), "provider": provider, **_used(usage, cost)}
+    return End(expected, "failed", told, counted, told.facts["tokens"] or 0, fields=fields)
 
 
-def cancelled(task: Task, *, expected: str, usage: dict[str, Any] | None = None, called: bool = False) -> End:
+def cancelled(
+    task: Task,
+    *,
+    expected: str,
+    usage: dict[str, Any] | None = None,
+    called: bool = False,
+    envelope: dict[str, Any] | None = None,
+) -> End:
     """Return the end of a cancelled task: what came is charged if a model call had started, else all is given back."""
-    row = rows.final(
+    cost = costs.of(task, envelope or {}, usage)
+    told = rows.final(
         task,
         "cancelled",
         counted=called and task.counts,
         usage=usage,
+        cost=cost,
         code="cancelled",
         message="The task was cancelled.",
     )
     return End(
         expected,
         "cancelled",
-        row,
+        told,
         called and task.counts,
-        (usage or {}).get("total_tokens", 0),
-        fields={"error": CANCELLED},
+        told.facts["tokens"] or 0,
+        fields={"error": CANCELLED, **_used(usage, cost)},
     )
 
 
@@ -98,7 +114,28 @@ CANCELLED = orjson.dumps(
 
 def keeping_in(envelope: dict[str, Any]) -> Keeping:
     """Return how the task's dialog is kept."""
-    return Keeping(envelope["dialog_ttl_ms"], envelope["store"] == "all", envelope["kept"])
+    return Keeping(envelope["dialog_ttl_ms"], envelope["store"] != "metadata", envelope["kept"])
+
+
+def _used(usage: dict[str, Any] | None, cost: str | None) -> dict[str, Any]:
+    return {**({"usage": orjson.dumps(usage)} if usage else {}), **({"cost": cost} if cost else {})}
+
+
+def _kept(envelope: dict[str, Any], said: Any) -> Any:
+    """Return what the history keeps of what was said (bytes are JSON): all of it, masked, or nothing, as the bot has it."""
+    store = envelope.get("store", "all")
+    if said is None or store == "metadata" or not envelope.get("spoken", True):
+        return None
+    if store == "masked":
+        return masking.document(orjson.loads(said) if isinstance(said, bytes) else said)
+    return orjson.Fragment(said) if isinstance(said, bytes) else said
+
+
+def _problem(error: errors.RepliqError, store: str) -> str:
+    """Return what the history keeps of a failure. A provider may quote what it was told."""
+    if store == "metadata" and isinstance(error, errors.UpstreamError):
+        return f"The model's provider answered {error.status}." if error.status else texts.text(error.text)
+    return masking.text(str(error)) if store == "masked" else str(error)
 
 
 def _exchange(task: Task, answer: Answer, envelope: dict[str, Any]) -> tuple[Said, ...]:

@@ -7,12 +7,13 @@ import contextlib
 import orjson
 
 from app.chat.tasks import Tasks
-from app.core import clock, errors, ids
+from app.core import announcements, clock, errors, ids
 from app.core.database.engine import Sessions
 from app.core.store import Keys
 from app.dialogs.live import LiveDialogs
 from app.history import reads
 from app.limits.days import Days
+from app.webhooks import log
 
 _PAGE = 100
 _KEPT_MS = 2 * 86_400_000
@@ -40,7 +41,11 @@ class Erasure:
         self._end_tasks(self._recent_tasks(bot, user, shard))
         unwritten = self._unwritten_dialogs(bot, user)
         with self.sessions.begin() as session:
+            reads.begin_erasure(session)
+            log.forget_answers(session, bot, user)
             refs = reads.erase_user(session, bot, user, shard=shard)
+        with contextlib.suppress(errors.Unavailable):  # beat forwards what stays
+            announcements.forward(self.sessions, self.tasks.ledger.events)
         store = self.dialogs.scripts.store
         known = store.call("HGET", self.keys.of_user("profile", shard, bot, user), "dialog")
         for ref in {*refs, *unwritten, *([known.decode()] if known else [])}:

@@ -10,11 +10,14 @@ from typing import Any
 
 from app.chat import records
 from app.chat.records import Task
+from app.chat.rows import Final
 from app.core import errors, ids
+from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Said
+from app.webhooks.deliveries import TRIED_MS
 
 MAX_DEATHS = 5
 """How many workers may die over a task before it is taken for poison: so many that one which merely shared a worker with poison, or met
@@ -47,10 +50,11 @@ class CancelledMeanwhile(Exception):
 class Ledger:
     """Knows where every open task is."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue, events: Events) -> None:
         self.scripts = scripts
         self.keys = keys
         self.queue = queue
+        self.events = events
 
     def claim(self, ref: str, lease_ms: int) -> tuple[Task, int] | None:
         """Take a queued task under a lease; return it and how long its message waited, ms, or None if it is not to be run."""
@@ -190,6 +194,8 @@ class Ledger:
             self._send(reply[3:])
             self._ask_drains(task.ref)
             self._next_in_lane(reply[2].decode())
+            if task.webhook:
+                self._send_delivery(task.ref)
             return None
         if reply[0] == -5:
             raise DialogMissing
@@ -210,12 +216,15 @@ class Ledger:
         with contextlib.suppress(errors.Unavailable):
             self.queue.send(ref.decode() for ref in refs)
 
+    def _send_delivery(self, ref: str) -> None:
+        """Publish the delivery that `finish` made, where the script could not; if that fails, the sweep sends it."""
+        with contextlib.suppress(errors.Unavailable):
+            self.queue.send_deliveries([ref])
+        self.queue.ask_where_scripts_cannot(["hooks"], ids.shard_in(ref))
+
     def _ask_drains(self, ref: str) -> None:
-        if self.queue.direct:
-            return
-        with contextlib.suppress(errors.Unavailable):  # the next end asks again, and beat does
-            for stream in ("history", "dialogs"):
-                self.queue.ask_drain(stream, ids.shard_in(ref))
+        self.queue.ask_where_scripts_cannot(("history", "dialogs"), ids.shard_in(ref))
+        self.events.ask_drains(ids.shard_in(ref))
 
     def _finish_keys(self, task: Task) -> list[str]:
         shard, keys = ids.shard_in(task.ref), self.keys
@@ -240,7 +249,7 @@ class Ledger:
         names += keys.of_dialog(shard, task.bot, task.dialog) if task.dialog else [nothing] * 3
         names += [keys.of_outbox("dialogs", shard), keys.of_outbox("dialogs", shard, ":kick")]
         names += [keys.of_bot(name, shard, task.bot) for name in ("dialogs_here", "dialogs_dirty")]
-        return [*names, *self._lane(task)]
+        return [*names, *self._lane(task), *self.events.names(shard), *self._hook(task)]
 
     def _finish_args(self, task: Task, end: End) -> list[Any]:
         shard = ids.shard_in(task.ref)
@@ -259,11 +268,17 @@ class Ledger:
             self.queue.chat,
             self.queue.drain("history", shard),
             self.queue.drain("dialogs", shard),
-            end.row,
+            end.told.row,
             task.dialog,
             end.keeping.messages,
             end.keeping.ttl_ms,
             int(end.keeping.lasting),
+            end.told.event,
+            *self.events.arguments(shard),
+            task.webhook,
+            TRIED_MS,
+            self.queue.deliver,
+            self.queue.drain("hooks", shard),
             len(said),
             *said,
             *records.pairs(end.fields),
@@ -281,6 +296,14 @@ class Ledger:
             return self.keys.nothing(shard), self.keys.nothing(shard)
         return self.keys.of_lane(shard, task.bot, task.dialog, task.lane_owner)
 
+    def _hook(self, task: Task) -> list[str]:
+        """Return the keys that the delivery to the task's webhook needs."""
+        shard, of_outbox = ids.shard_in(task.ref), self.keys.of_outbox
+        if not task.webhook:
+            return [self.keys.nothing(shard)] * 5
+        names = [self.keys.of_hook(task.ref), self.keys.of_shard("hooks", shard), of_outbox("hooks", shard)]
+        return [*names, of_outbox("hooks", shard, ":kick"), self._list("webhooks", shard)]
+
     def _list(self, queue: str, shard: int) -> str:
         """Return Celery's list, or a key that nobody writes where the queue is not this Redis (and may be a cluster)."""
         return self.keys.queue(queue) if self.queue.direct else self.keys.nothing(shard)
@@ -293,7 +316,7 @@ class End:
 
     expected: str
     state: str
-    row: bytes
+    told: Final
     counted: bool = False
     tokens: int = 0
     messages: tuple[Said, ...] = ()

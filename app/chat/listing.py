@@ -40,6 +40,10 @@ class TaskList:
                 raise errors.NotFound(f"There is no task 'task_{ref}'.", param="id")
             return _of_row(row, ref)
 
+    def arrives(self, ref: str) -> bool:
+        """Tell whether something of a task is still on its way to the history."""
+        return any(fields["ref"] == ref for _, fields in self.outbox.pending("history", ids.shard_in(ref)))
+
     def page(self, bot: str, status: str | None, user: str | None, cursor: str | None, limit: int) -> dict[str, Any]:
         """Return a page. What was submitted in the last moment may still be on its way to the history."""
         shard = ids.shard_of(bot, self.shards)

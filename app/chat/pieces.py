@@ -167,7 +167,9 @@ class Whole:
             "choices": [self._choices[i] for i in sorted(self._choices)],
             "usage": usage,
         }
-        return Answer(orjson.dumps(body), provider, body["model"], self.text, usage)
+        return Answer(
+            orjson.dumps(body), provider, body["model"], self.text, usage, tier=first.get("service_tier") or ""
+        )
 
 
 def _add_tool_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:

@@ -58,6 +58,8 @@ class Task:
     now: int = 0
     claimed_at: float = 0.0
     meta: bytes = b""
+    shape: bytes = b""
+    webhook: str = ""
 
     @property
     def open(self) -> bool:

@@ -10,14 +10,15 @@ import orjson
 
 from app.bots.directory import Bot
 from app.bots.schemas import BotSettings
-from app.chat import prompts, rows, schemas
+from app.chat import costs, prompts, rows, schemas, signals
 from app.chat.admission import Request
-from app.core import ids
+from app.core import ids, masking
 from app.core.principal import Principal
 from app.core.settings import Settings
 from app.dialogs import loading
 from app.dialogs.packing import tokens_in
 from app.limits.standing import Limits
+from app.webhooks.receivers import Receivers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ _LANES = {"wait": 1, "refuse": 2}
 class Requests:
     """Builds requests for admission."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, receivers: Receivers) -> None:
         self.settings = settings
+        self.receivers = receivers
 
     def completion(
         self, call: Call, body: schemas.ChatCompletionRequest, raw: dict[str, Any], place: Place = NOWHERE
@@ -60,7 +62,7 @@ class Requests:
         envelope = self._envelope(call, passed)
         user = body.user or f"key:{call.principal.key_prefix}"
         estimate = _estimate(passed["messages"]) + (body.max_completion_tokens or body.max_tokens or 0)
-        kept: dict[str, Any] = {**passed, "model": model} if envelope["store"] == "all" else _shape(passed)
+        kept = _kept(envelope, {**passed, "model": model}, _shape(passed))
         return self._request(
             call,
             user,
@@ -73,6 +75,7 @@ class Requests:
             stream=bool(body.stream),
             place=place,
             session=body.session_id,
+            webhook=body.webhook_url,
         )
 
     def reply(self, call: Call, body: schemas.ReplyRequest, raw: dict[str, Any], user: str, place: Place) -> Request:
@@ -85,14 +88,14 @@ class Requests:
         passed["messages"] = [{"role": "user", "content": body.content}]
         model = body.model or call.bot.settings.model or self.settings.default_model
         envelope = self._envelope(call, passed) | {"message": body.content, "system": self.system(call.bot.settings)}
-        kept: dict[str, Any] = {**passed, "model": model} if envelope["store"] == "all" else _shape(passed)
+        kept = _kept(envelope, {**passed, "model": model}, _shape(passed))
         estimate = (
             tokens_in(envelope["system"])
             + tokens_in(body.content)
             + (body.max_completion_tokens or body.max_tokens or 0)
         )
         return self._request(call, user, "dialog.reply", model, envelope, kept, estimate, raw, stream=bool(body.stream), place=place,
-                             session=body.session_id)  # fmt: skip
+                             session=body.session_id, webhook=body.webhook_url)  # fmt: skip
 
     def system(self, settings: BotSettings) -> str:
         """Return the prompt that a bot's own answers are made with."""
@@ -104,7 +107,7 @@ class Requests:
         model = settings.model or self.settings.default_model
         envelope = self._envelope(call, {"messages": [{"role": "user", "content": body.message}]})
         envelope |= {"message": body.message, "system": self.system(call.bot.settings)}
-        kept = {"message": body.message} if envelope["store"] == "all" else {"characters": len(body.message)}
+        kept = _kept(envelope, {"message": body.message}, {"characters": len(body.message)})
         estimate = tokens_in(envelope["system"]) + tokens_in(body.message)
         return self._request(call, body.user, "chat.send", model, envelope, kept, estimate, body.model_dump(), place=Place("@", body.user),
                              session=body.session_id, telegram_id=body.telegram_id, language=body.language)  # fmt: skip
@@ -126,10 +129,13 @@ class Requests:
 
     def _envelope(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
         settings, keeping = call.bot.settings, loading.keeping(call.bot.settings)
-        return {
+        made = {
             "body": body, "store": settings.store_content, "dialog_ttl_ms": keeping.ttl_ms, "kept": keeping.messages,
             "exchanges": settings.context_exchanges, "context_tokens": settings.context_tokens, "summaries": settings.summaries,
         }  # fmt: skip
+        if settings.prices:
+            made["prices"] = costs.overrides(settings)
+        return made
 
     def _request(
         self,
@@ -147,6 +153,7 @@ class Requests:
         session: str | None = None,
         telegram_id: int | None = None,
         language: str | None = None,
+        webhook: str | None = None,
     ) -> Request:
         shard = ids.shard_of(call.bot.id, self.settings.redis_shards)
         telegram_id = telegram_id if telegram_id is not None else telegram_id_in(user)
@@ -163,7 +170,10 @@ class Requests:
         fields = {
             "kind": kind, "model": model, "stream": stream, "request_id": call.request_id, "trace": call.trace, "dialog": place.ref,
             "key": call.principal.key_prefix, "telegram_id": telegram_id, "provider": "openai",
+            "shape": signals.shape(envelope["body"], stream=stream),
         }  # fmt: skip
+        if webhook is not None:
+            fields["webhook"] = self.receivers.check(webhook)
         limits = self.limits(call, user)
         request = Request(ids.new_ref(shard), call.bot.id, user, limits, int(call.deadline_s * 1000), orjson.dumps(envelope), row, fields,
                           estimate if limits.tokens else 0, session or "", lane=_LANES[call.bot.settings.when_busy] if place.ref else 0,
@@ -192,6 +202,14 @@ def _estimate(messages: list[dict[str, Any]]) -> int:
         )
         for message in messages
     )
+
+
+def _kept(envelope: dict[str, Any], whole: dict[str, Any], shape: dict[str, Any]) -> dict[str, Any]:
+    """Return what the history keeps of a request: the whole, masked, or its shape alone, as the bot has it."""
+    if envelope["store"] == "metadata":
+        return shape
+    kept: dict[str, Any] = masking.document(whole) if envelope["store"] == "masked" else whole
+    return kept
 
 
 def _shape(body: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from app.chat import signals
 from app.chat.records import Task
+from app.llm.prices import tokens
+
+
+class Final(NamedTuple):
+    """What is told of an end: the history row and analytics' event, both as JSON; `facts` are the row's members."""
+
+    row: bytes
+    event: bytes
+    facts: dict[str, Any]
 
 
 def pending(
@@ -34,13 +44,25 @@ def final(
     response: Any = None,
     exchange: dict[str, str] | None = None,
     cached: bool = False,
-) -> bytes:
-    """Return the final row as JSON; `status` is success, error or cancelled."""
+) -> Final:
+    """Return the final row and its event; `status` is success, error or cancelled.
+
+    `usage` is OpenAI's object, `cost` USD with ten decimals, None where there is no price.
+    """
     usage = usage or {}
-    return orjson.dumps({
+    facts = {
         "bot": task.bot, "user": task.user, "type": task.kind, "status": status, "provider": provider or task.provider,
-        "model": model or task.model, "response": response, "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"), "tokens": usage.get("total_tokens"), "cost": cost, "code": code,
+        "model": model or task.model, "response": response, "prompt_tokens": tokens.number(usage.get("prompt_tokens")),
+        "completion_tokens": tokens.number(usage.get("completion_tokens")), "tokens": tokens.total(usage), "cost": cost, "code": code,
+        "cached_tokens": _detail(usage, "prompt_tokens_details", "cached_tokens"),
+        "reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens"),
         "message": message, "attempts": task.attempt, "counted": counted, "cached": cached, "date": task.date or None,
         "tg": task.telegram_id, "request_id": task.request_id, "dialog": task.dialog or None, "exchange": exchange,
-    })  # fmt: skip
+    }  # fmt: skip
+    return Final(orjson.dumps(facts), signals.ended(task, facts), facts)
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> int | None:
+    """Return a number of usage's details, None where the provider did not tell it."""
+    details = usage.get(group)
+    return tokens.number(details.get(name)) if isinstance(details, dict) else None

@@ -54,18 +54,13 @@ class _Options(pydantic.BaseModel):
     background: bool = Field(False, description="Submit and poll: 202 with the task.")
     session_id: SessionName | None = Field(None, description="Groups requests into a session.")
     webhook_url: str | None = Field(
-        None, max_length=2048, description="Not served yet: a request that names one is refused."
+        None,
+        max_length=2048,
+        description="Where the finished task is posted, signed per Standard Webhooks. Addresses that are not public are refused.",
     )
     cancel_on_disconnect: bool | None = Field(
         None, description="With `stream`: cancel the task when the client goes away."
     )
-
-    @pydantic.field_validator("webhook_url")
-    @classmethod
-    def _no_webhooks_yet(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError("webhooks are not served by this version; poll the task or read its events instead")
-        return value
 
 
 class ChatCompletionRequest(_Options):

@@ -27,6 +27,7 @@ _DEADLINE_MS = 300_000
 _AGAIN_S = 120
 _MOST_CHARACTERS = 8000
 _MOST_TOKENS = 6000
+_KEPT = ("store", "dialog_ttl_ms", "kept", "exchanges", "context_tokens", "prices")
 _log = logs.get(__name__)
 
 
@@ -51,7 +52,7 @@ class Summaries:
             kind=KIND, provider=task.provider, model=task.model, request=folding, request_id=task.request_id, dialog=task.dialog,
             telegram_id=None, language=None,
         )  # fmt: skip
-        kept = {name: envelope[name] for name in ("store", "dialog_ttl_ms", "kept", "exchanges", "context_tokens")}
+        kept = {name: envelope[name] for name in _KEPT if name in envelope}
         fields = {
             "kind": KIND, "model": task.model, "stream": False, "request_id": task.request_id, "trace": task.trace,
             "dialog": task.dialog, "key": task.key, "telegram_id": None, "provider": task.provider,

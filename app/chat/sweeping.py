@@ -17,12 +17,18 @@ _log = logs.get(__name__)
 
 
 class Sweep:
-    """Sweeps all shards on a timer. `depth` tells how many messages the broker's queue holds (-2: unknown)."""
+    """Sweeps all shards on a timer. `depth` tells how many messages the broker's queue holds (-2: unknown).
 
-    def __init__(self, ledger: Ledger, shards: int, depth: Callable[[], int]) -> None:
+    `also` mends what else the ledger of a shard holds, whenever this process has swept it; it returns how much.
+    """
+
+    def __init__(
+        self, ledger: Ledger, shards: int, depth: Callable[[], int], also: Callable[[int], int] | None = None
+    ) -> None:
         self.ledger = ledger
         self.shards = shards
         self.depth = depth
+        self.also = also
         self._periodic = Periodic("sweep", EVERY_S, self.once)
         self._asked_at, self._depth = float("-inf"), -2
 
@@ -38,8 +44,12 @@ class Sweep:
         mended = 0
         for shard in range(self.shards):
             found = self.ledger.sweep(shard, _HOLD_MS, depth)
-            if found is not None and not found.empty:
+            if found is None:
+                continue
+            if not found.empty:
                 mended += self._mend(found)
+            if self.also is not None:
+                mended += self.also(shard)
         return mended
 
     def _depth_now(self) -> int:

@@ -50,6 +50,8 @@ class Tasks:
     def _withdraw(self, request: Request, error: NotSent) -> bool:
         """End what the broker did not take, so that nobody is charged for a 503; False when a worker has it nevertheless."""
         task = self.ledger.read(request.ref)
+        if task is not None:
+            task.webhook = ""  # its caller is told at once
         if task is None or self.ledger.finish(task, ends.failed(task, error, expected="queued")) is not None:
             return False
         self.admission.forget_key(request)  # the same key may be tried again

@@ -5,21 +5,26 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from app.analytics import partitions as analytics_partitions
+from app.analytics import reports, rollups
+from app.analytics import retention as events_retention
 from app.bots import active, bots
 from app.chat import drains
 from app.chat.ledger import Ledger
-from app.core import clock, ids, logs, metrics, snapshot
+from app.core import announcements, clock, errors, ids, logs, metrics, snapshot
 from app.core.database.engine import Sessions
+from app.core.events import Events
 from app.core.outbox import Outbox
 from app.core.queue import Queue
 from app.core.store import Keys, Store
 from app.dialogs import indexing, retention
 from app.dialogs.live import LiveDialogs
 from app.history import partitions, sessions, stale
+from app.history import retention as expiry
+from app.webhooks import log
 
-STREAMS = ("history", "dialogs")
+STREAMS = ("history", "dialogs", "events", "publish", "hooks")
 _PAUSE_S = 0.002
 _NOBODY = "nobody"  # whose profile need not be looked at
 _log = logs.get(__name__)
@@ -48,10 +53,26 @@ def mark_stale(sessions_: Sessions, ledger: Ledger, shards: int) -> int:
     return stale.mark(sessions_, ledger.known, shards=shards, older_than_s=_STALE_S)
 
 
-def close_sessions(sessions_: Sessions) -> int:
-    """Close sessions that have been idle for 30 minutes; return how many."""
-    with sessions_.begin() as session:
-        return int(sessions.close_idle(session))
+def forward_announcements(sessions_: Sessions, events: Events) -> int:
+    """Forward the events that nobody has forwarded yet; return how many. Without either server they wait."""
+    try:
+        return int(announcements.forward(sessions_, events))
+    except errors.Unavailable as error:
+        _log.warning("announcements_wait", reason=str(error))
+        return 0
+
+
+def close_sessions(sessions_: Sessions, events: Events, *, batch: int = 1000, budget_s: float = 120.0) -> int:
+    """Close sessions that have been idle for 30 minutes, and tell analytics; return how many."""
+    until, closed = time.monotonic() + budget_s, 0
+    while time.monotonic() < until:
+        with sessions_.begin() as session:
+            found = sessions.close_idle(session, batch=batch)
+        closed += found
+        if found < batch:
+            break
+    forward_announcements(sessions_, events)
+    return closed
 
 
 def clean_dialogs(sessions_: Sessions, dialogs: LiveDialogs, *, budget_s: float = 300.0) -> tuple[int, int]:
@@ -75,6 +96,15 @@ def clean_dialogs(sessions_: Sessions, dialogs: LiveDialogs, *, budget_s: float 
     metrics.dialogs_cleaned.labels("left").inc(left)
     metrics.dialogs_cleaned.labels("deleted").inc(deleted)
     return left, deleted
+
+
+def clean_webhooks(sessions_: Sessions, *, budget_s: float = 300.0) -> int:
+    """Delete what is past its bot's retention in the log of webhooks; return how many deliveries."""
+    until = time.monotonic() + budget_s
+    with sessions_.begin() as session:
+        all_bots = bots.everyone(session)
+    random.shuffle(all_bots)  # so that a budget that is too short leaves nobody out for ever
+    return sum(log.delete_expired(sessions_, bot, settings.retention_days, until=until) for bot, settings in all_bots)
 
 
 def _expired(sessions_: Sessions, dialogs: LiveDialogs, bot: str, days: int, until: float) -> list[str]:
@@ -111,10 +141,48 @@ def index_messages(sessions_: Sessions, *, budget_s: float = 20.0) -> int:
     return done
 
 
-def make_partitions(engine: Any) -> None:
-    """Make the next months' partitions."""
-    with engine.begin() as connection:
-        partitions.ensure(connection)
+def make_partitions(sessions_: Sessions, analytics: Sessions) -> None:
+    """Make the next months' partitions in both databases. One that is away does not stop the other; then raise `Unavailable`."""
+    away: errors.Unavailable | None = None
+    for place, months in ((sessions_, partitions.MONTHS), (analytics, analytics_partitions.MONTHS)):
+        try:
+            with place.begin() as session:
+                months.ensure(session.connection())
+        except errors.Unavailable as error:
+            _log.warning("partitions_not_made", table=months.table, reason=str(error))
+            away = error
+    if away is not None:
+        raise away
+
+
+def roll_up(analytics: Sessions) -> int:
+    """Bring analytics' daily rollups up to date; return how many were not."""
+    return rollups.roll(analytics)
+
+
+def expire_events(sessions_: Sessions, analytics: Sessions, *, budget_s: float = 1800.0) -> None:
+    """Take away the events that their bots keep no longer."""
+    with sessions_.begin() as session:
+        kept = {bot: settings.retention_days for bot, settings in bots.everyone(session)}
+    freed = events_retention.run(analytics, kept, budget_s=budget_s)
+    _log.info("events_expired", months=freed.months, events=freed.events)
+
+
+def expire_history(sessions_: Sessions, shards: int, *, budget_s: float = 1800.0) -> None:
+    """Take away requests, sessions and exchanges that their bots keep no longer; the bots in turn beginning anywhere."""
+    with sessions_.begin() as session:
+        kept = [(bot, settings.retention_days) for bot, settings in bots.everyone(session)]
+    random.shuffle(kept)
+    gone = expiry.expire(sessions_, kept, shards=shards, budget_s=budget_s)
+    told = {name: getattr(gone, name) for name in ("requests", "sessions", "exchanges")}
+    _log.info("history_expired", months=[month.isoformat() for month in gone.months], **told)
+    if not gone.done:
+        _log.warning("history_expiry_out_of_time", budget_s=budget_s)
+
+
+def make_reports(analytics: Sessions) -> int:
+    """Make the weekly reports that are due; return how many."""
+    return reports.make_due(analytics)
 
 
 def snapshot_metrics(sessions_: Sessions, store: Store, keys: Keys, depths: Callable[[], dict[str, int]]) -> None:

@@ -19,7 +19,13 @@ _COMMANDS = {
     "doctor": "Say what is wrong with settings, servers and providers.",
     "keys": "Make, list and revoke API keys.",
     "bots": "Make, list and change bots.",
+    "costs": "Show what models cost, and price requests afterwards.",
     "dialogs": "Take dialogs out into a file, and bring them in.",
+    "history": "Take the history of requests out into a file.",
+    "events": "Look after the events that travel over the message broker.",
+    "analytics": "Count the figures of analytics again from its events.",
+    "reports": "List, show and make weekly reports.",
+    "webhooks": "Look after webhooks: secrets, deliveries, receivers.",
     "chat": "Chat in the terminal.",
     "simulator": "Run the model simulator.",
 }

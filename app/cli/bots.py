@@ -186,13 +186,24 @@ def _change(settings: Sequence[str]) -> dict[str, Any]:
     return {**change, "settings": values}
 
 
-def _value(name: str, value: str) -> str | None:
-    if not value.startswith("@"):
-        return value or None
+def _value(name: str, value: str) -> Any:
+    """Read a value, or the file that it names with `@`; the empty one goes back to the default."""
+    text = _content(name, value[1:]) if value.startswith("@") else value
+    return _document(name, text or "{}") if name == "prices" else text or None
+
+
+def _content(name: str, file: str) -> str:
     try:
-        return Path(value[1:]).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"{name}: the file {value[1:]} cannot be read: {error}") from None
+        raise click.ClickException(f"{name}: the file {file} cannot be read: {error}") from None
+
+
+def _document(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.ClickException(f"{name}: is not JSON: {error}") from None
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -17,8 +17,10 @@ from app.core.settings import Settings
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 _CHECKS: tuple[Callable[[Settings], Findings], ...] = (
     database.server,
+    database.analytics,
     livestore.server,
     product.broker,
+    product.events,
     product.workers,
     product.api,
     product.provider,

@@ -164,20 +164,33 @@ def _message_rows(journey: _Journey) -> Mapping[str, Any]:
     return {f"{row['seq']} {row['role']} ({row['tokens']} tok)": row["content"] for row in rows}
 
 
-def _rows(journey: _Journey, query: str, **values: Any) -> list[dict[str, Any]]:
+def _event_row(journey: _Journey) -> Mapping[str, Any]:
+    """The analytics database: the event of its end."""
+    query = "SELECT * FROM analytics_events WHERE id = :id"
+    return _filled(_waited(journey, query, of="analytics", id=ids.uuid_in(journey.ref))[0])
+
+
+def _user_figures(journey: _Journey) -> Mapping[str, Any]:
+    """The analytics database: the row of user_analytics."""
+    query = "SELECT * FROM user_analytics WHERE bot_id = :bot AND user_id = :user AND total_requests > 0"
+    return _filled(_waited(journey, query, of="analytics", bot=journey.bot, user=journey.user)[0])
+
+
+def _rows(journey: _Journey, query: str, of: str = "history", **values: Any) -> list[dict[str, Any]]:
     import sqlalchemy
 
-    with journey.site.sessions.begin() as session:
+    sessions = journey.site.analytics if of == "analytics" else journey.site.sessions
+    with sessions.begin() as session:
         return [dict(row) for row in session.execute(sqlalchemy.text(query), values).mappings()]
 
 
-def _waited(journey: _Journey, query: str, least: int = 1, **values: Any) -> list[dict[str, Any]]:
+def _waited(journey: _Journey, query: str, least: int = 1, of: str = "history", **values: Any) -> list[dict[str, Any]]:
     """Return a query's rows as soon as there are enough of them."""
     until = time.monotonic() + _PATIENCE_S
-    while len(rows := _rows(journey, query, **values)) < least:
+    while len(rows := _rows(journey, query, of, **values)) < least:
         if time.monotonic() > until:
             raise errors.NotFound(
-                f"did not come within {_PATIENCE_S:.0f} s. Does a worker serve the queue `history`? Its log tells why."
+                f"did not come within {_PATIENCE_S:.0f} s. Does a worker serve the queue `{of}`? Its log tells why."
             )
         time.sleep(_POLL_S)
     return rows
@@ -267,6 +280,6 @@ def _what_stays(journey: _Journey) -> Mapping[str, Any]:
 
 
 _STEPS: tuple[Callable[[_Journey], Mapping[str, Any]], ...] = (
-    _ask, _task, _events, _request_row, _session_row, _user_row, _dialog_row, _message_rows, _task_record, _day,
-    _dialog_header,
+    _ask, _task, _events, _request_row, _session_row, _user_row, _dialog_row, _message_rows, _event_row, _user_figures,
+    _task_record, _day, _dialog_header,
 )  # fmt: skip

@@ -17,10 +17,11 @@ from app.core.settings import Settings
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Site:
-    """A deployment within reach: its database, its Redis and the names of its keys."""
+    """A deployment within reach: its databases, its Redis and the names of its keys."""
 
     settings: Settings
     sessions: Any
+    analytics: Any
     store: Any
     keys: Any
 
@@ -34,10 +35,14 @@ def site() -> Iterator[Site]:
 
     found = resolve(settings_.load())
     sessions = engine.Sessions(engine.make_engine(found.database_url, 1, 1))
+    apart = found.analytics_url != found.database_url
+    analytics = engine.Sessions(engine.make_engine(found.analytics_url, 1, 1)) if apart else sessions
     store = Store(found.redis_url)
+    keys = Keys(found.redis_prefix, found.redis_shards, queue.prefix(found))
     try:
-        yield Site(found, sessions, store, Keys(found.redis_prefix, found.redis_shards, queue.prefix(found)))
+        yield Site(found, sessions, analytics, store, keys)
     finally:
+        analytics.engine.dispose()
         sessions.engine.dispose()
         store.close()
 

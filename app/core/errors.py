@@ -131,6 +131,12 @@ class ContextLengthExceeded(RepliqError):
     code = "context_length_exceeded"
 
 
+class WebhookUrlRefused(RepliqError):
+    """This webhook_url is not one that webhooks are delivered to."""
+
+    code = "webhook_url_refused"
+
+
 # Limits
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from app.core import clock, errors, snapshot
 from app.core.store import Keys, Store
 
-OUTBOXES = ("history", "dialogs")
+OUTBOXES = ("history", "dialogs", "events", "publish", "hooks")
 WINDOWS = ("day", "week", "month")
 
 
@@ -28,12 +28,13 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
             pipe.zcard(keys.of_shard("queued", shard))
             pipe.zcard(keys.of_shard("waiting", shard))
             pipe.zrange(keys.of_shard("queued", shard), 0, 0, withscores=True)
+            pipe.zcard(keys.of_shard("hooks", shard))
             for stream in OUTBOXES:
                 pipe.xlen(keys.of_outbox(stream, shard))
                 pipe.xrange(keys.of_outbox(stream, shard), count=1)
         replies = pipe.execute()
         memory = _memory(client.info("memory"))
-    step = 3 + 2 * len(OUTBOXES)
+    step = 4 + 2 * len(OUTBOXES)
     rows = [replies[i : i + step] for i in range(0, len(replies), step)]
     now = clock.now_ms()
     oldest = [row[2][0][1] for row in rows if row[2]]
@@ -43,17 +44,18 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
     queues = snapshot.read(store, keys, "queues")
     found += [f'task_queue_depth{{queue="{name}"}} {depth}' for name, depth in sorted(queues.items())]
     found += ["# TYPE task_oldest_age_seconds gauge", f'task_oldest_age_seconds{{queue="chat"}} {age:.3f}']
+    found += ["# TYPE webhook_deliveries_pending gauge", f"webhook_deliveries_pending {sum(row[3] for row in rows)}"]
     found += [
         "# TYPE outbox_length gauge",
         *(
-            f'outbox_length{{stream="{stream}"}} {sum(row[3 + 2 * i] for row in rows)}'
+            f'outbox_length{{stream="{stream}"}} {sum(row[4 + 2 * i] for row in rows)}'
             for i, stream in enumerate(OUTBOXES)
         ),
     ]
     found += [
         "# TYPE outbox_lag_seconds gauge",
         *(
-            f'outbox_lag_seconds{{stream="{stream}"}} {_lag(rows, 4 + 2 * i, now):.3f}'
+            f'outbox_lag_seconds{{stream="{stream}"}} {_lag(rows, 5 + 2 * i, now):.3f}'
             for i, stream in enumerate(OUTBOXES)
         ),
     ]

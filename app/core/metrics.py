@@ -35,6 +35,22 @@ limit_check_seconds = prometheus.Histogram("limit_check_seconds", "Admission, se
 history_save_seconds = prometheus.Histogram(
     "history_save_seconds", "One batch written to PostgreSQL, seconds", ["stream"], buckets=_SLOW
 )
+analytics_events = prometheus.Counter(
+    "analytics_events_total", "Events taken into analytics: new, known already, or too old for their bot", ["result"]
+)
+events_published = prometheus.Counter("events_published_total", "Events that the message broker has confirmed")
+events_consumed = prometheus.Counter(
+    "events_consumed_total", "Events consumed from the message broker: taken, or put aside as dead", ["result"]
+)
+webhook_deliveries = prometheus.Counter(
+    "webhook_deliveries_total",
+    "What came of webhooks: delivered, gone (the receiver wants no more), failed, or of an attempt: retried, put_off",
+    ["result"],
+)
+webhook_attempt_seconds = prometheus.Histogram("webhook_attempt_seconds", "Webhooks' attempts, seconds", buckets=_SLOW)
+history_past_retention = prometheus.Counter(
+    "history_past_retention_total", "Requests that were told of after their bot's retention had taken their day away"
+)
 messages = prometheus.Counter("dialog_messages_total", "Messages appended to dialogs", ["role"])
 context_reads = prometheus.Counter(
     "dialog_context_cache_total", "Context reads: hit in Redis, or loaded from PostgreSQL", ["result"]
@@ -83,6 +99,12 @@ for _code in (
     limit_refusals.labels(_code)
 for _role in ("user", "assistant", "system", "tool"):
     messages.labels(_role)
+for _result in ("new", "known", "too_old"):
+    analytics_events.labels(_result)
+for _result in ("delivered", "gone", "failed", "retried", "put_off"):
+    webhook_deliveries.labels(_result)
+for _result in ("taken", "dead"):
+    events_consumed.labels(_result)
 for _result in ("hit", "miss"):
     context_reads.labels(_result)
     cache_requests.labels(_result)

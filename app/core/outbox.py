@@ -71,7 +71,9 @@ class Outbox:
 
     def _read(self, stream: str, shard: int, start: str, count: int) -> list[Entry]:
         reply = self.store.call("XRANGE", self.keys.of_outbox(stream, shard), start, "+", "COUNT", count)
-        return [(_text(ident), {_text(name): _text(value) for name, value in raw.items()}) for ident, raw in reply]
+        return [
+            (ident.decode(), {n.decode(): v.decode("utf-8", "replace") for n, v in raw.items()}) for ident, raw in reply
+        ]
 
 
 class _Drain:
@@ -159,7 +161,3 @@ def is_bad_data(error: Exception) -> bool:
         too_large = isinstance(error, exc.OperationalError) and not is_outage(error)
         return too_large or isinstance(error, exc.DataError | exc.IntegrityError)
     return isinstance(error, exc.StatementError | ValueError | LookupError | TypeError | ArithmeticError)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from app.core import errors
 from app.core.settings import Settings
 
 PLACE = "~ref~"
 """Where a script puts the task's reference."""
+
+DRAINS = {
+    "history": ("history", "history.write"),
+    "dialogs": ("history", "dialogs.write"),
+    "events": ("analytics", "analytics.aggregate"),
+    "publish": ("analytics", "analytics.publish"),
+    "hooks": ("webhooks", "webhooks.write"),
+}
+"""The queue and the task that drain each outbox stream."""
 
 Publish = Callable[[str, str, list[Any]], None]
 """Sends (queue, task's name, arguments) through Celery; raises `Unavailable` when the broker is away."""
@@ -46,6 +57,7 @@ class Queue:
         self.direct = direct
         self._publish = publish
         self.chat = message("chat", "chat.complete", [PLACE]) if direct else ""
+        self.deliver = message("webhooks", "webhooks.deliver", [PLACE], ident=f"deliver-{PLACE}") if direct else ""
         self._drains: dict[tuple[str, int], str] = {}
 
     def drain(self, stream: str, shard: int) -> str:
@@ -54,7 +66,7 @@ class Queue:
             return ""
         known = self._drains.get((stream, shard))
         if known is None:
-            known = self._drains[stream, shard] = message("history", f"{stream}.write", [shard])
+            known = self._drains[stream, shard] = message(*DRAINS[stream], [shard])
         return known
 
     def send(self, refs: Iterable[str]) -> None:
@@ -63,6 +75,19 @@ class Queue:
             for ref in refs:
                 self._publish("chat", "chat.complete", [ref])
 
+    def send_deliveries(self, refs: Iterable[str]) -> None:
+        """Publish deliveries that a script made due, unless it pushed them itself."""
+        if not self.direct:
+            for ref in refs:
+                self._publish("webhooks", "webhooks.deliver", [ref])
+
     def ask_drain(self, stream: str, shard: int) -> None:
         """Publish the request for a drain, whatever the broker."""
-        self._publish("history", f"{stream}.write", [shard])
+        self._publish(*DRAINS[stream], [shard])
+
+    def ask_where_scripts_cannot(self, streams: Iterable[str], shard: int) -> None:
+        """Ask for drains unless a script has; where the broker is away the next row asks again, and beat does."""
+        if not self.direct:
+            with contextlib.suppress(errors.Unavailable):
+                for stream in streams:
+                    self.ask_drain(stream, shard)

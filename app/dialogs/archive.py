@@ -11,12 +11,12 @@ import orjson
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import active
-from app.core import clock, ids
+from app.bots import active, bots
+from app.core import clock, ids, masking
 from app.core.database import Sessions, plain
 from app.core.database.rows import as_rows
 from app.core.outbox import Entry
-from app.dialogs import indexing, packing
+from app.dialogs import indexing, packing, signals
 from app.dialogs.models import Dialog, DialogMessage
 from app.dialogs.packing import Message
 
@@ -73,18 +73,21 @@ def write(sessions: Sessions, entries: Iterable[Entry]) -> set[str]:
     """
     batches = _fold(entries)
     with sessions.begin() as session:
+        _mask(session, batches)  # before any row is locked: it is work
         _without_forgotten(session, batches)
         told = {ref: batch for ref, batch in sorted(batches.items()) if batch.says_something}
         left: list[dict[str, Any]] = []
         if told:
-            written = session.execute(_DIALOGS, as_rows(_dialog_row(batch) for batch in told.values()))
+            written = session.execute(_DIALOGS, as_rows(_dialog_row(batch) for batch in told.values())).all()
             own = {row.id for row in written}  # an id that another bot has is nobody else's
             told = {ref: batch for ref, batch in told.items() if ids.uuid_in(ref) in own}
             rows = list(_message_rows(told))
             left = _add(session, rows) if rows else []
             changed = [_header_row(batch) for batch in told.values() if batch.header]
-            if changed:
-                session.execute(_HEADERS, as_rows(changed))
+            moved = session.execute(_HEADERS, as_rows(changed)).all() if changed else []
+            refs = {ids.uuid_in(ref): ref for ref in told}
+            made = {refs[row.id] for row in written if row.made and row.id in refs}
+            signals.announce(session, made, {refs[row.id] for row in moved if row.archived})
         gone = [{"id": ids.uuid_in(batch.ref).hex, "bot": batch.bot} for batch in batches.values() if batch.deleted]
         if gone:
             session.execute(_GONE, as_rows(gone))
@@ -247,6 +250,15 @@ def _active(told: Iterable[_Batch]) -> Iterable[tuple[str, str, datetime.date]]:
                 yield batch.bot, batch.user, clock.as_utc(message.at_ms).date()
 
 
+def _mask(session: orm.Session, batches: dict[str, _Batch]) -> None:
+    """Take personal data out of what was said where the bot has it kept masked; what Redis has stays as it is."""
+    masked = bots.masked(session, {batch.bot for batch in batches.values() if batch.says_something})
+    for batch in batches.values():
+        if batch.bot in masked:
+            batch.messages = [message._replace(body=masking.text(message.body)) for message in batch.messages]
+            batch.header |= {name: masking.text(batch.header[name]) for name in ("title", "sm") if name in batch.header}
+
+
 def _without_forgotten(session: orm.Session, batches: dict[str, _Batch]) -> None:
     """Drop what was said before its user was erased; the lock lets an erasure wait until we have committed."""
     owners = sorted({(batch.bot, batch.user) for batch in batches.values() if batch.says_something})
@@ -364,8 +376,8 @@ _DIALOGS = sqlalchemy.text("""
         updated_at = greatest(d.updated_at, excluded.updated_at),
         at_rest = false
     WHERE d.bot_id = excluded.bot_id
-    RETURNING id
-""")
+    RETURNING id, d.xmax = 0 AS made
+""")  # without a former version (xmax) the row has just been made
 
 # Later changes over earlier ones, whatever comes twice.
 _HEADERS = sqlalchemy.text("""
@@ -381,8 +393,10 @@ _HEADERS = sqlalchemy.text("""
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS
         r(id uuid, version bigint, titled boolean, title text, meta jsonb, status text, folded bigint, summary text,
             count bigint, tokens bigint)
+    JOIN dialogs was ON was.id = r.id
     WHERE d.id = r.id AND d.header_version < r.version
-""")
+    RETURNING d.id, d.status = 'archived' AND was.status <> 'archived' AS archived
+""")  # the rows are locked by the statement before, so that they are what they were
 
 _GONE = sqlalchemy.text("""
     DELETE FROM dialogs d USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid, bot uuid)

@@ -7,13 +7,14 @@ import datetime
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.core import ids
+from app.bots import bots
+from app.core import ids, masking
 from app.core.database.rows import as_rows
 from app.dialogs import packing
 from app.dialogs.lines import DialogLine, MessageLine
@@ -119,6 +120,7 @@ class Writer:
         self._session = session
         self._bot = bot
         self._shard = shard
+        self._keep = masking.text if bots.masked(session, [bot]) else str
 
     def write(self, batch: Batch) -> Writer:
         if batch.opened:
@@ -159,7 +161,9 @@ class Writer:
         return {row.id: str(row.bot_id) for row in found}
 
     def _insert(self, dialogs: list[Incoming]) -> None:
-        rows = [_dialog_row(self._bot, self.names[dialog], dialog.line) for dialog in dialogs if dialog.line]
+        rows = [
+            _dialog_row(self._bot, self.names[dialog], dialog.line, self._keep) for dialog in dialogs if dialog.line
+        ]
         rows.sort(key=lambda row: str(row["id"]))
         self.created |= {row.id for row in self._session.execute(_DIALOGS, as_rows(rows))}
 
@@ -177,7 +181,7 @@ class Writer:
         items = [(number, self.names[dialog], line) for number, dialog, line in messages if dialog in self.names]
         if not items:
             return
-        given = as_rows(_message_row(name, line) for _, name, line in items) | {
+        given = as_rows(_message_row(name, line, self._keep) for _, name, line in items) | {
             "fresh": [str(name) for name in self.created]
         }
         added = {(row.dialog_id, row.mid) for row in self._session.execute(_MESSAGES, given)}
@@ -212,19 +216,20 @@ def _derived(bot: str, given: str, own: uuid.UUID | None) -> uuid.UUID:
     return uuid.UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
-def _dialog_row(bot: str, name: uuid.UUID, line: DialogLine) -> dict[str, Any]:
-    summary = line.summary if line.summary_seq else None
+def _dialog_row(bot: str, name: uuid.UUID, line: DialogLine, keep: Callable[[str], str]) -> dict[str, Any]:
+    summary = keep(line.summary) if line.summary and line.summary_seq else None
+    title = keep(line.title) if line.title else None
     return {
-        "id": name.hex, "bot": bot, "user": line.user_id, "kind": line.kind, "title": line.title or None, "status": line.status,
+        "id": name.hex, "bot": bot, "user": line.user_id, "kind": line.kind, "title": title, "status": line.status,
         "meta": line.metadata, "summary": summary, "folded": line.summary_seq if summary else 0, "made": _ms(line.created_at),
         "updated": _ms(line.updated_at or line.last_message_at or line.created_at),
     }  # fmt: skip
 
 
-def _message_row(name: uuid.UUID, line: MessageLine) -> dict[str, Any]:
+def _message_row(name: uuid.UUID, line: MessageLine, keep: Callable[[str], str]) -> dict[str, Any]:
     tokens = packing.tokens_in(line.content) if line.tokens is None else line.tokens
     return {
-        "dialog": name.hex, "seq": line.seq, "mid": line.id, "role": line.role, "content": line.content, "tokens": tokens,
+        "dialog": name.hex, "seq": line.seq, "mid": line.id, "role": line.role, "content": keep(line.content), "tokens": tokens,
         "at": _ms(line.created_at), "meta": line.metadata or None,
     }  # fmt: skip
 

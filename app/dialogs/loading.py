@@ -29,7 +29,7 @@ class Keeping:
 def keeping(settings: BotSettings) -> Keeping:
     """Return how a bot wants its dialogs kept; Redis holds no less than a context needs."""
     ttl_ms = settings.dialog_hot_hours * 3_600_000 + 7 * 86_400_000
-    return Keeping(ttl_ms, settings.store_content == "all", max(50, 2 * settings.context_exchanges))
+    return Keeping(ttl_ms, settings.store_content != "metadata", max(50, 2 * settings.context_exchanges))
 
 
 class Loading:

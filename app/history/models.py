@@ -1,14 +1,15 @@
-"""The tables of requests, sessions and the exchanges of Telegram users."""
+"""The tables of requests, sessions and the exchanges of Telegram users; and of what retention leaves of them."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy
 from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
 
 from app.core.database import types
 from app.core.database.base import Base
@@ -21,9 +22,16 @@ class RequestHistory(Base):
     __table_args__ = (
         sqlalchemy.Index("ix_request_history_user", "bot_id", "user_id", sqlalchemy.text("created_at DESC")),
         sqlalchemy.Index("ix_request_history_bot", "bot_id", sqlalchemy.text("created_at DESC"), "id"),
-        sqlalchemy.Index("ix_request_history_session", "bot_id", "session_id"),
+        sqlalchemy.Index("ix_request_history_session", "bot_id", "session_id", sqlalchemy.text("created_at DESC")),
         sqlalchemy.Index(
             "ix_request_history_pending", "created_at", postgresql_where=sqlalchemy.text("status = 'pending'")
+        ),
+        sqlalchemy.Index(
+            "ix_request_history_failed",
+            "bot_id",
+            sqlalchemy.text("created_at DESC"),
+            "id",
+            postgresql_where=sqlalchemy.text("status IN ('error', 'cancelled')"),
         ),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
@@ -53,6 +61,8 @@ class RequestHistory(Base):
     attempts: orm.Mapped[int] = orm.mapped_column(server_default="0")
     created_at: orm.Mapped[datetime.datetime] = orm.mapped_column(primary_key=True)
     updated_at: orm.Mapped[types.created_at]
+    cached_tokens: orm.Mapped[int | None]
+    reasoning_tokens: orm.Mapped[int | None]
 
 
 class SessionHistory(Base):
@@ -60,10 +70,10 @@ class SessionHistory(Base):
 
     __tablename__ = "session_history"
     __table_args__ = (
-        sqlalchemy.UniqueConstraint("bot_id", "user_id", "session_key"),
-        sqlalchemy.Index(
-            "ix_session_history_open", "last_request_at", postgresql_where=sqlalchemy.text("ended_at IS NULL")
-        ),
+        sqlalchemy.UniqueConstraint("bot_id", "session_key", "user_id"),
+        sqlalchemy.Index("ix_session_history_bot", "bot_id", sqlalchemy.text("started_at DESC"), "id"),
+        sqlalchemy.Index("ix_session_history_user", "bot_id", "user_id", sqlalchemy.text("started_at DESC"), "id"),
+        sqlalchemy.Index("ix_session_history_open", "started_at", postgresql_where=sqlalchemy.text("ended_at IS NULL")),
     )
 
     id: orm.Mapped[types.uuid_pk]
@@ -95,6 +105,7 @@ class Exchange(Base):
             sqlalchemy.text("created_at DESC"),
             sqlalchemy.text("id DESC"),
         ),
+        sqlalchemy.Index("ix_ai_chat_requests_bot_id_created_at", "bot_id", "created_at"),
     )
 
     id: orm.Mapped[types.serial_pk]
@@ -107,3 +118,49 @@ class Exchange(Base):
     tokens_used: orm.Mapped[int] = orm.mapped_column(server_default="0")
     request_date: orm.Mapped[datetime.date]
     created_at: orm.Mapped[types.created_at]
+
+
+_count = Annotated[int, orm.mapped_column(sqlalchemy.BigInteger, server_default="0")]
+_by_name = Annotated[
+    dict[str, Any], orm.mapped_column(postgresql.JSONB(), server_default=sqlalchemy.text("'{}'::jsonb"))
+]
+
+
+class RequestTotals(Base):
+    """What a user's ended requests of a month (UTC) came to that retention has taken away, and how many of his sessions it took.
+
+    `models`, `providers`: name -> the same figures. `priced` have a known cost, `unpriced` are the successes that have none;
+    `response_ms` is that of the successes.
+    """
+
+    __tablename__ = "request_totals"
+
+    bot_id: orm.Mapped[types.uuid_pk]
+    user_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    month: orm.Mapped[datetime.date] = orm.mapped_column(primary_key=True)
+    requests: orm.Mapped[_count]
+    successes: orm.Mapped[_count]
+    errors: orm.Mapped[_count]
+    cancelled: orm.Mapped[_count]
+    tokens: orm.Mapped[_count]
+    prompt_tokens: orm.Mapped[_count]
+    completion_tokens: orm.Mapped[_count]
+    response_ms: orm.Mapped[_count]
+    priced: orm.Mapped[_count]
+    unpriced: orm.Mapped[_count]
+    sessions: orm.Mapped[_count]
+    cost: orm.Mapped[decimal.Decimal] = orm.mapped_column(sqlalchemy.Numeric(20, 10), server_default="0")
+    models: orm.Mapped[_by_name]
+    providers: orm.Mapped[_by_name]
+    first_at: orm.Mapped[datetime.datetime | None]
+    last_at: orm.Mapped[datetime.datetime | None]
+    updated_at: orm.Mapped[types.created_at]
+
+
+class RequestHorizon(Base):
+    """Up to which day (exclusive, UTC) a bot's rows are past their time: gone, or going, and refused if they come now."""
+
+    __tablename__ = "request_horizons"
+
+    bot_id: orm.Mapped[types.uuid_pk]
+    before: orm.Mapped[datetime.date]

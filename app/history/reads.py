@@ -11,9 +11,9 @@ import sqlalchemy
 from sqlalchemy import orm
 
 from app.bots import active, users
-from app.core import clock, ids, paging, ranks
-from app.history import states
-from app.history.models import Exchange, RequestHistory
+from app.core import announcements, clock, events, ids, paging, ranks
+from app.history import locks, states
+from app.history.models import Exchange, RequestHistory, RequestTotals
 
 _SKEW = datetime.timedelta(days=2)  # an id's time is its maker's clock, `created_at` is Redis'
 _ERASURE_TIMEOUT = "120s"
@@ -97,12 +97,16 @@ def telegram_id(user: str) -> int | None:
 
 
 def stats(session: orm.Session, bot: str, user: str, now: datetime.datetime | None = None) -> dict[str, dict[str, Any]]:
-    """Return answered requests, tokens and cost (USD, as text): today (UTC), 7 and 30 days with today, all time."""
+    """Return answered requests, tokens and cost (USD, as text): today (UTC), 7 and 30 days with today, all time.
+
+    All time includes what retention has taken away; the others go back as far as the history does.
+    """
     today = (now or datetime.datetime.now(datetime.UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
     figures = [_figures(name, today - datetime.timedelta(days=days)) for name, days in _WINDOWS.items()]
     statement = sqlalchemy.select(*[column for window in figures for column in window], *_figures("all_time", None))
     mine = RequestHistory.bot_id == uuid.UUID(bot), RequestHistory.user_id == user
-    row = session.execute(statement.where(*mine)).mappings().one()
+    row = dict(session.execute(statement.where(*mine)).mappings().one())
+    _add_kept(session, row, bot, user)
     return {
         name: {
             "requests": row[f"{name}_requests"],
@@ -111,6 +115,22 @@ def stats(session: orm.Session, bot: str, user: str, now: datetime.datetime | No
         }
         for name in (*_WINDOWS, "all_time")
     }
+
+
+def _add_kept(session: orm.Session, row: dict[str, Any], bot: str, user: str) -> None:
+    """Add what is kept of the months that retention has taken away."""
+    total = sqlalchemy.func.sum
+    statement = sqlalchemy.select(
+        total(RequestTotals.successes),
+        total(RequestTotals.tokens),
+        total(RequestTotals.cost),
+        total(RequestTotals.priced),
+    ).where(RequestTotals.bot_id == uuid.UUID(bot), RequestTotals.user_id == user)
+    successes, tokens, cost, priced = session.execute(statement).one()
+    row["all_time_requests"] += int(successes or 0)
+    row["all_time_tokens"] += int(tokens or 0)
+    if priced:
+        row["all_time_cost"] = (row["all_time_cost"] or 0) + cost
 
 
 def _cost(cost: decimal.Decimal | None, requests: int) -> str | None:
@@ -132,17 +152,25 @@ def _figures(name: str, since: datetime.datetime | None) -> list[sqlalchemy.Colu
     ]
 
 
+def begin_erasure(session: orm.Session) -> None:
+    """Take what an erasure needs before anything of the history is read in its transaction, by whomever; may be repeated."""
+    session.execute(sqlalchemy.text(f"SET LOCAL statement_timeout = '{_ERASURE_TIMEOUT}'"))
+    locks.rewrite(session)
+
+
 def erase_user(session: orm.Session, bot: str, user: str, *, shard: int) -> list[str]:
     """Forget what a user asked and was answered, and return the references of his dialogs, which are gone too.
 
     What was counted stays under a new pseudonym; how much of his day is used stays under his own name, so that nobody
-    erases himself a second day. What is still on its way here is forgotten when it comes (`users.erased_at`).
+    erases himself a second day. What is still on its way here is forgotten when it comes (`users.erased_at`). Analytics is told.
     """
-    session.execute(sqlalchemy.text(f"SET LOCAL statement_timeout = '{_ERASURE_TIMEOUT}'"))
-    users.mark_erased(session, bot, user)
+    begin_erasure(session)
+    _, erased_at = users.mark_erased(session, bot, user)
     given = {"bot": bot, "user": user, "name": states.pseudonym(), "telegram": telegram_id(user)}
-    for statement in (_CARRY_DAY, _FORGET_REQUESTS, _FORGET_SESSIONS, _FORGET_EXCHANGES):
+    for statement in (_CARRY_DAY, _FORGET_REQUESTS, _FORGET_SESSIONS, _FORGET_EXCHANGES, _FORGET_TOTALS):
         session.execute(statement, given)
+    told: dict[str, Any] = {"user": user, "properties": {"pseudonym": given["name"]}, "at_ms": events.ms_of(erased_at)}
+    announcements.announce(session, [events.new(bot, events.PROFILE, events.USER_ERASED, **told)])
     refs = [ids.ref_of(shard, row.id) for row in session.execute(_FORGET_DIALOGS, given)]
     active.rename(session, bot, user, str(given["name"]))
     return refs
@@ -169,6 +197,7 @@ _FORGET_REQUESTS = sqlalchemy.text("""
 _FORGET_SESSIONS = sqlalchemy.text("""
     UPDATE session_history SET user_id = :name, properties = NULL WHERE bot_id = :bot AND user_id = :user
 """)
+_FORGET_TOTALS = sqlalchemy.text("UPDATE request_totals SET user_id = :name WHERE bot_id = :bot AND user_id = :user")
 _FORGET_EXCHANGES = sqlalchemy.text("DELETE FROM ai_chat_requests WHERE bot_id = :bot AND telegram_id = :telegram")
 # The table of another domain, whose code this one does not know; the messages go with their dialogs.
 _FORGET_DIALOGS = sqlalchemy.text("DELETE FROM dialogs WHERE bot_id = :bot AND user_id = :user RETURNING id")

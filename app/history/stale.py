@@ -58,9 +58,11 @@ def _mark(session: orm.Session, rows: Iterable[Any]) -> int:
     lost = [(row.id, row.created_at) for row in rows]
     if not lost:
         return 0
+    times = [at for _, at in lost]
     statement = (
         sqlalchemy.update(RequestHistory)
         .where(sqlalchemy.tuple_(RequestHistory.id, RequestHistory.created_at).in_(lost))
+        .where(RequestHistory.created_at.between(min(times), max(times)))  # so that no other month is locked
         .where(RequestHistory.status == "pending")  # its end may have been written meanwhile
         .values(
             status="error",

@@ -35,7 +35,7 @@ class State:
 
     @property
     def id(self) -> str:
-        return ids.uuid_in(self.ref).hex
+        return self.ref[2:]
 
     @property
     def bot(self) -> str:
@@ -91,6 +91,8 @@ class State:
             "local_date": row["date"],
             "cached": bool(row.get("cached")),
             "attempts": row.get("attempts") or 0,
+            "cached_tokens": row.get("cached_tokens"),
+            "reasoning_tokens": row.get("reasoning_tokens"),
             "at": self.at_ms,
         }
 

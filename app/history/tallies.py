@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.core import ids
+from app.bots import users as users_
+from app.core import announcements, ids
 from app.core.database.rows import as_rows
+from app.history import signals
 from app.history.states import State
 
 
@@ -42,8 +44,28 @@ def see_users(session: orm.Session, found: list[State]) -> Users:
         row["language"] = row["language"] or state.language
     if not latest:
         return {}
-    seen = session.execute(_SEE_USERS, as_rows(latest[name] for name in sorted(latest)))
+    told = {name: row["language"] for name, row in latest.items() if row["language"]}
+    known = _with_language(session, told)
+    seen = session.execute(_SEE_USERS, as_rows(latest[name] for name in sorted(latest))).all()
+    learnt = [row for row in seen if _learnt(told, known, row)]
+    announcements.announce(
+        session, [users_.updated(str(row.bot_id), row.user_id, {"language": row.language}, row.now) for row in learnt]
+    )
     return {(str(row.bot_id), row.user_id): Seen(row.id, row.erased_at) for row in seen}
+
+
+def _with_language(session: orm.Session, told: dict[tuple[str, str], str]) -> set[tuple[str, str]]:
+    """Return those of whom a language is known already."""
+    if not told:
+        return set()
+    rows = session.execute(_LANGUAGES, as_rows({"bot": bot, "user": user} for bot, user in told))
+    return {(str(row.bot_id), row.user_id) for row in rows}
+
+
+def _learnt(told: dict[tuple[str, str], str], known: set[tuple[str, str]], row: Any) -> bool:
+    """Tell whether a user's language has just become known."""
+    name = str(row.bot_id), row.user_id
+    return name not in known and row.language is not None and told.get(name) == row.language
 
 
 def count(session: orm.Session, found: list[State], ended: list[State], users: Users) -> None:
@@ -64,26 +86,34 @@ _SEE_USERS = sqlalchemy.text("""
         last_seen_at = greatest(u.last_seen_at, excluded.last_seen_at),
         language = CASE WHEN u.erased_at >= excluded.last_seen_at THEN u.language
                         ELSE coalesce(u.language, excluded.language) END
-    RETURNING id, bot_id, user_id, erased_at
+    RETURNING id, bot_id, user_id, erased_at, language, clock_timestamp() AS now
+""")
+_LANGUAGES = sqlalchemy.text("""
+    SELECT u.bot_id, u.user_id
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(bot uuid, "user" text)
+    JOIN users u ON u.bot_id = r.bot AND u.user_id = r."user" WHERE u.language IS NOT NULL
 """)
 
 _SESSIONS = sqlalchemy.text("""
     INSERT INTO session_history AS s
         (id, bot_id, user_id, session_key, started_at, last_request_at, requests_count, total_tokens, total_cost)
     SELECT r.id, r.bot, r."user", r.key, to_timestamp(r.first / 1000.0), to_timestamp(r.last / 1000.0),
-           r.requests, r.tokens, r.cost
+           r.requests, least(r.tokens, 2147483647), least(r.cost, 9999999999.9999999999)
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS
-        r(id uuid, bot uuid, "user" text, key text, first bigint, last bigint, requests int, tokens int, cost numeric)
+        r(id uuid, bot uuid, "user" text, key text, first bigint, last bigint, requests int, tokens bigint, cost numeric)
     ON CONFLICT (bot_id, user_id, session_key) DO UPDATE SET
         started_at = least(s.started_at, excluded.started_at),
         last_request_at = greatest(s.last_request_at, excluded.last_request_at),
-        ended_at = CASE WHEN excluded.last_request_at > s.last_request_at THEN NULL ELSE s.ended_at END,
-        duration = CASE WHEN excluded.last_request_at > s.last_request_at THEN NULL ELSE s.duration END,
+        ended_at = CASE WHEN excluded.last_request_at > s.ended_at THEN NULL ELSE s.ended_at END,
+        duration = CASE WHEN excluded.last_request_at > s.ended_at THEN NULL
+            ELSE extract(epoch FROM s.ended_at - least(s.started_at, excluded.started_at))::int END,
+        properties = CASE WHEN excluded.last_request_at > s.ended_at THEN s.properties - 'ended_by' ELSE s.properties END,
         requests_count = s.requests_count + excluded.requests_count,
-        total_tokens = s.total_tokens + excluded.total_tokens,
-        total_cost = s.total_cost + excluded.total_cost,
+        total_tokens = least(CAST(s.total_tokens AS bigint) + excluded.total_tokens, 2147483647),
+        total_cost = least(s.total_cost + excluded.total_cost, 9999999999.9999999999),
         updated_at = now()
-""")
+    RETURNING s.id, s.bot_id, s.user_id, s.session_key, s.started_at, s.xmax = 0 AS begun
+""")  # Without a former version (xmax) the row has just been made. What its columns cannot hold must not cost a request its row.
 
 _EXCHANGES = sqlalchemy.text("""
     INSERT INTO ai_chat_requests
@@ -143,7 +173,9 @@ def _sessions(session: orm.Session, found: list[State], ended: set[int]) -> None
          "requests": group.requests, "tokens": group.tokens, "cost": f"{group.cost:f}"}
         for (bot, user, key), group in sorted(groups.items(), key=lambda item: item[0])
     ]  # fmt: skip
-    _run(session, _SESSIONS, rows)
+    if rows:
+        found_rows = session.execute(_SESSIONS, as_rows(rows)).all()
+        announcements.announce(session, [signals.started(row) for row in found_rows if row.begun])
 
 
 def _exchanges(session: orm.Session, ended: list[State], users: Users) -> None:

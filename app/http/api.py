@@ -37,7 +37,10 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `answers`: status -> model, stream or description; `open` needs no key; `once` replays by Idempotency-Key."""
+    """One operation. `answers`: status -> model, stream or description, several where the caller may choose.
+
+    `open` needs no key; `once` replays by Idempotency-Key.
+    """
 
     method: str
     paths: tuple[str, ...]

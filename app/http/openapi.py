@@ -85,7 +85,9 @@ def _operation(route: Route, path: str) -> dict[str, Any]:
 
 def _models(*found: Any) -> Iterator[type[pydantic.BaseModel]]:
     for model in found:
-        if isinstance(model, Stream):
+        if isinstance(model, tuple):
+            yield from _models(*model)
+        elif isinstance(model, Stream):
             yield from model.lines
         elif isinstance(model, type):
             yield model
@@ -112,7 +114,8 @@ def _query(route: Route) -> list[dict[str, Any]]:
 
 def _responses(route: Route) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for status, answer in route.answers.items():
+    for status, given in route.answers.items():
+        answer, *others = given if isinstance(given, tuple) else (given,)
         if isinstance(answer, str):
             found[str(status)] = {"description": answer}
         elif isinstance(answer, Stream):
@@ -123,6 +126,8 @@ def _responses(route: Route) -> dict[str, Any]:
                 "description": (answer.__doc__ or "").split("\n")[0],
                 "content": {"application/json": {"schema": schema}},
             }
+        for other in others:
+            found[str(status)]["content"] |= _stream(other)["content"]
     problem = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
     for status in _problem_statuses(route):
         codes = sorted(code for code, (known, _, _) in problems.TABLE.items() if known == status)

@@ -26,3 +26,5 @@ class Answer:
     text: str
     usage: dict[str, Any] | None
     finish_reason: str | None = None
+    tier: str = ""
+    """The `service_tier` that it was made in; some cost less."""

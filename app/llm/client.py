@@ -156,6 +156,7 @@ def _read(content: bytes, provider: Provider) -> Answer:
         message.get("content") or "",
         body.get("usage"),
         choice.get("finish_reason"),
+        body.get("service_tier") or "",
     )
 
 

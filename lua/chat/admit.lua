@@ -25,6 +25,12 @@
   KEYS[21] set     the task's waiters
   KEYS[22] zset    the dialog's lane: its task that is under way
   KEYS[23] list    what the lane holds back
+  KEYS[24] string  the refusal that analytics was last told of
+  KEYS[25] stream  events outbox
+  KEYS[26] string  events outbox: a drain has been asked for
+  KEYS[27] stream  publish outbox
+  KEYS[28] string  publish outbox: a drain has been asked for
+  KEYS[29] list    Celery's analytics queue
   ARGV[1]  str     the task's reference
   ARGV[2]  str     fingerprint of the body, or '' without an idempotency key
   ARGV[3]  int     1 when a day's limit is kept for the user
@@ -47,10 +53,15 @@
   ARGV[20] str     channel of the process that waits, or ''
   ARGV[21] json    the pending history row
   ARGV[22] int     0 without a dialog; when its lane is taken: 1 waits for it, 2 is refused
-  ARGV[23] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
+  ARGV[23] json    the event of a refusal, but for its code, time and id
+  ARGV[24] str     message that asks for a drain of events, '' when the caller publishes
+  ARGV[25] int     1 when a broker carries events
+  ARGV[26] str     message that asks for a drain of what is to be published
+  ARGV[27] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
 
   RETURNS  {1, sent (0 = held back), now ms, used, limit, rate left, rate reset ms, tokens left, tokens reset ms, depth, drain asked},
-           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks | 6 dialog busy, retry ms, used, limit, rate left, reset, tokens left, reset},
+           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks | 6 dialog busy, retry ms, used, limit, rate left, reset, tokens left, reset,
+            1 when analytics was told},
            {2} admitted before, {3, ref} this idempotency key has that task, {-1} the key came with another body,
            {-2} profile or counter missing: seed them, {-3, zone} the user's zone is another, {-4} the day is not today
 ]]
@@ -59,15 +70,20 @@
 --- include windows
 --- include gcra
 --- include outbox
+--- include events
 --- include day
 local task, idem, profile, session, day, day_open, rate, tokens, running, user_window, user_held, bot_window, bot_held, queued,
-  waiting, deadlines, outbox, kick, chat, history, waiters, lane, lane_held = unpack(KEYS)
+  waiting, deadlines, outbox, kick, chat, history, waiters, lane, lane_held, told, events, events_kick, published, published_kick,
+  analytics = unpack(KEYS)
 local ref, print, personal, zone = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
 local day_starts, day_ends, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local rate_limit, token_limit, cost, open_limit = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local user_size, bot_size, max_depth, patience = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
 local given_session, new_session, message, drain, waiter, row = ARGV[16], ARGV[17], ARGV[18], ARGV[19], ARGV[20], ARGV[21]
-local lane_mode = tonumber(ARGV[22])
+local lane_mode, event = tonumber(ARGV[22]), ARGV[23]
+local to = {events = events, events_kick = events_kick, published = published, published_kick = published_kick, list = analytics,
+            drain = ARGV[24], publishes = ARGV[25] == '1', publish_drain = ARGV[26]}
+local LIMITS = {[2] = 'daily_limit_exceeded', [3] = 'rate_limit_exceeded', [4] = 'token_limit_exceeded', [5] = 'concurrency_limit_exceeded'}
 local now = now_ms(ARGV[#ARGV])
 local now_us, deadline = now * 1000, now + patience
 
@@ -123,7 +139,16 @@ if refused > 0 then
 end
 local rate_left, rate_reset = gcra_left(rate_tat, math.max(rate_limit, 1), now_us)
 local tokens_left, tokens_reset = gcra_left(token_tat, math.max(token_limit, 1), now_us)
-if refused > 0 then return {0, refused, retry, used, limit, rate_left, rate_reset, tokens_left, tokens_reset} end
+if refused > 0 then
+  -- Once a minute a user and limit, so that who hammers at a closed door fills nothing.
+  local tell = 0
+  if LIMITS[refused] and redis.call('GET', told) ~= LIMITS[refused] then
+    redis.call('SET', told, LIMITS[refused], 'PX', 60000)
+    event_add(to, 'event', event, 'ref', ref, 'at', string.format('%.0f', now), 'code', LIMITS[refused])
+    tell = 1
+  end
+  return {0, refused, retry, used, limit, rate_left, rate_reset, tokens_left, tokens_reset, tell}
+end
 
 -- From here on everything is written, and nothing may fail. Nothing was until here, not even a removal: after one a server without
 -- memory would let a script go on.
@@ -146,7 +171,7 @@ if given_session == '' then
   given_session = redis.call('GET', session)
 end
 redis.call('HSET', task, 'state', 'queued', 'attempt', 0, 'deaths', 0, 'created', now, 'deadline', deadline, 'session', given_session,
-           unpack(ARGV, 23, #ARGV - 1))
+           unpack(ARGV, 27, #ARGV - 1))
 if redis.call('HGET', task, 'dialog') == '@' then redis.call('HSET', task, 'dialog', dialog) end
 redis.call('PEXPIRE', task, patience + 86400000)
 redis.call('ZADD', deadlines, deadline, ref)

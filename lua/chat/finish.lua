@@ -30,6 +30,16 @@
   KEYS[26] zset    those that PostgreSQL does not have as they are
   KEYS[27] zset    the dialog's lane: its task that is under way
   KEYS[28] list    what the lane holds back
+  KEYS[29] stream  events outbox
+  KEYS[30] string  events outbox: a drain has been asked for
+  KEYS[31] stream  publish outbox
+  KEYS[32] string  publish outbox: a drain has been asked for
+  KEYS[33] list    Celery's analytics queue
+  KEYS[34] hash    the delivery to the task's webhook
+  KEYS[35] zset    ledger: deliveries
+  KEYS[36] stream  hooks outbox
+  KEYS[37] string  hooks outbox: a drain has been asked for
+  KEYS[38] list    Celery's webhooks queue
   ARGV[1]  str     the task's reference
   ARGV[2]  str     what it must be: in_progress (by this attempt), queued, or lapsed (its lease ran out)
   ARGV[3]  str     attempt
@@ -47,8 +57,16 @@
   ARGV[15] int     how many messages a dialog keeps here
   ARGV[16] int ms  how long an idle dialog stays here
   ARGV[17] int     0 when PostgreSQL is not to have its messages
-  ARGV[18] int     n: values that follow for the dialog (mid, role, tokens, metadata, body of each message)
-  ARGV[19] str     those n values, then further fields of the record, name and value in turn
+  ARGV[18] json    the event of this end, but for what the record knows (times, session)
+  ARGV[19] str     message that asks for a drain of events, '' when the caller publishes
+  ARGV[20] int     1 when a broker carries events
+  ARGV[21] str     message that asks for a drain of what is to be published
+  ARGV[22] str     the task's webhook, '' for none
+  ARGV[23] int ms  for how long its delivery is tried; the records stay an hour longer
+  ARGV[24] str     message for the webhooks queue with ~ref~ in it, '' when the caller publishes
+  ARGV[25] str     message that asks for a drain of hooks
+  ARGV[26] int     n: values that follow for the dialog (mid, role, tokens, metadata, body of each message)
+  ARGV[27] str     those n values, then further fields of the record, name and value in turn
 
   RETURNS  {1, now ms, ref that is next in the lane or '', refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task,
            {2} it was cancelled while it ran: end it as cancelled, with what was used, {-5} the dialog is not here or torn: load it and come again
@@ -58,15 +76,22 @@
 --- include windows
 --- include gcra
 --- include outbox
+--- include events
+--- include hook
 --- include day
 --- include dialog
 --- include dialog_write
 local task, waiters, day, day_open, tokens, running, user_window, user_held, bot_window, bot_held, queued, leased, waiting, due, deadlines,
-  outbox, kick, chat, history, head, messages, ids, dialogs_outbox, dialogs_kick, index, dirty, lane, lane_held = unpack(KEYS)
+  outbox, kick, chat, history, head, messages, ids, dialogs_outbox, dialogs_kick, index, dirty, lane, lane_held, events, events_kick,
+  published, published_kick, analytics, hook, hooks, hooks_outbox, hooks_kick, webhooks = unpack(KEYS)
 local ref, expected, attempt, becomes, counted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local token_limit, token_delta, user_size, bot_size = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local message, drain, dialogs_drain, row = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local dialog_ref, keep, dialog_ttl, lasting, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1', tonumber(ARGV[18])
+local dialog_ref, keep, dialog_ttl, lasting, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1', tonumber(ARGV[26])
+local event = ARGV[18]
+local url, window, deliver, hooks_drain = ARGV[22], tonumber(ARGV[23]), ARGV[24], ARGV[25]
+local to = {events = events, events_kick = events_kick, published = published, published_kick = published_kick, list = analytics,
+            drain = ARGV[19], publishes = ARGV[20] == '1', publish_drain = ARGV[21]}
 local now = now_ms(ARGV[#ARGV])
 
 local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot')
@@ -85,16 +110,16 @@ local dialog, flat = nil, {}
 if n > 0 and not settles then
   dialog = dialog_read(head, messages, ids)
   if not dialog then return {-5} end
-  for i = 19, 18 + n do flat[#flat + 1] = ARGV[i] end
+  for i = 27, 26 + n do flat[#flat + 1] = ARGV[i] end
 end
 
 if settles then
-  redis.call('HSET', task, 'settled', '1')
+  redis.call('HSET', task, 'settled', '1', unpack(ARGV, 27 + n, #ARGV - 1))
 else
-  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 19 + n, #ARGV - 1))
+  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 27 + n, #ARGV - 1))
 end
 redis.call('HDEL', task, 'request')
-redis.call('PEXPIRE', task, 86400000)
+redis.call('PEXPIRE', task, url == '' and 86400000 or window + 3600000)
 redis.call('ZREM', queued, ref)
 redis.call('ZREM', leased, lease)
 redis.call('ZREM', due, ref)
@@ -138,6 +163,14 @@ if dialog and dialog.st == 'active' then
   end
 end
 outbox_add(outbox, kick, history, drain, 'ref', ref, 'at', created, 'session', session, 'row', row, 'end', now)
+event_add(to, 'event', event, 'ref', ref, 'at', created, 'session', session, 'end', now)
+if url ~= '' then
+  redis.call('HSET', hook, 'bot', record[7], 'url', url, 'type', 'task.' .. becomes, 'state', 'pending', 'attempt', 0, 'created', now,
+             'due', now, 'until', now + window)
+  redis.call('PEXPIRE', hook, window + 3600000)
+  send(ref, now + 20000, hooks, webhooks, deliver) -- looked at then, should the message be lost
+  hook_tell(hook, hooks_outbox, hooks_kick, webhooks, hooks_drain, ref, now, {})
+end
 for _, channel in ipairs(redis.call('SMEMBERS', waiters)) do redis.call('PUBLISH', channel, ref) end
 redis.call('DEL', waiters)
 return result

@@ -58,7 +58,7 @@ def test_a_change_leaves_what_it_does_not_name(sessions: Sessions, organisation:
     "wrong",
     [
         {"timezone": "Mars/Olympus"}, {"daily_limit": -2}, {"user_window": 0}, {"language": "xx"}, {"unheard_of": 1},
-        {"store_content": "masked"}, {"model": ""}, {"timezone": "../etc/passwd"},
+        {"store_content": "some"}, {"model": ""}, {"timezone": "../etc/passwd"},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:

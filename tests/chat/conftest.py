@@ -12,6 +12,7 @@ import pytest
 from app.chat.admission import Admission, Admitted, Request
 from app.chat.ledger import Ledger
 from app.core import clock, ids
+from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts, Store
 from app.limits.standing import Limits
@@ -103,9 +104,9 @@ def make_desk(store: Store, scripts: Scripts, *, direct: bool = True) -> Desk:
     keys = Keys("rq", 16, "rq:q:")
     queue = Queue(direct=direct, publish=_nothing_to_publish if direct else _publish_nowhere)
     seeds = EmptySeeds(scripts, keys)
-    return Desk(
-        store, scripts, keys, queue, seeds, Ledger(scripts, keys, queue), Admission(scripts, keys, queue, seeds)
-    )
+    events = Events(scripts, keys, queue, publishes=True)
+    ledger, admission = Ledger(scripts, keys, queue, events), Admission(scripts, keys, queue, seeds, events)
+    return Desk(store, scripts, keys, queue, seeds, ledger, admission)
 
 
 def _nothing_to_publish(queue: str, name: str, args: list[Any]) -> None:

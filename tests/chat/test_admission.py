@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from app.chat import ends
 from app.chat.admission import Admission
-from app.core import clock, errors
+from app.core import clock, errors, events
+from app.core.outbox import Outbox
 from app.limits.standing import Limits
 from tests.chat.conftest import BOT, SHARD, Desk
 
@@ -29,8 +30,8 @@ def _end(desk: Desk, ref: str, state: str) -> None:
     assert claimed is not None
     task = claimed[0]
     if state == "completed":
-        row = ends.failed(task, errors.UpstreamError())
-        assert desk.ledger.finish(task, ends.End("in_progress", "completed", row.row, counted=True)) is None
+        told = ends.failed(task, errors.UpstreamError()).told
+        assert desk.ledger.finish(task, ends.End("in_progress", "completed", told, counted=True)) is None
     elif state == "failed":
         assert desk.ledger.finish(task, ends.failed(task, errors.UpstreamError())) is None
 
@@ -59,12 +60,27 @@ def test_a_limit_admits_exactly_as_many_when_many_ask_at_once(desk: Desk) -> Non
 )
 def test_a_refusal_changes_nothing(desk: Desk, limits: Limits, code: str) -> None:
     desk.admit(limits=limits, estimate=10)
-    before = desk.snapshot()
+    with pytest.raises(errors.LimitExceeded):
+        desk.admit(limits=limits, estimate=10)
+    before = desk.snapshot()  # analytics has been told of this minute's refusal now
     with pytest.raises(errors.LimitExceeded) as refused:
         desk.admit(limits=limits, estimate=10)
     assert refused.value.code == code
     assert refused.value.retry_ms > 0
     assert desk.snapshot() == before
+
+
+def test_analytics_is_told_of_a_refusal_once_a_minute(desk: Desk) -> None:
+    desk.admit(limits=Limits(daily=1))
+    outbox = Outbox(desk.store, desk.scripts, desk.keys)
+    for _ in range(3):
+        with pytest.raises(errors.LimitExceeded):
+            desk.admit(limits=Limits(daily=1))
+    for stream in ("events", "publish"):
+        (told,) = [events.of_entry(fields) for _, fields in outbox.pending(stream, SHARD)]
+        assert (told.name, told.type, told.user) == ("limit_exceeded", "limit", "u1")
+        assert told.properties["code"] == "daily_limit_exceeded"
+        assert abs(told.at_ms - clock.now_ms()) < 60_000
 
 
 def test_a_full_queue_refuses_and_changes_nothing(desk: Desk) -> None:
@@ -253,7 +269,8 @@ def _follow(desk: Desk, steps: list[tuple[str, int]]) -> None:
         today.starts_ms + 43_200_000 - clock.now_ms()
     )  # noon: no midnight may come between two steps
     limit, counted, open_, claimed = 4, 0, [], set()
-    admission = Admission(desk.scripts, desk.keys, desk.queue, _ModelSeeds(desk, lambda: (counted, open_)))
+    seeds = _ModelSeeds(desk, lambda: (counted, open_))
+    admission = Admission(desk.scripts, desk.keys, desk.queue, seeds, desk.ledger.events)
     for what, which in steps:
         if what == "admit":
             try:

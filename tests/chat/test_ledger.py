@@ -27,8 +27,8 @@ def claim(desk: Desk, ref: str) -> Task:
 
 
 def complete(task: Task) -> End:
-    row = ends.failed(task, errors.UpstreamError()).row
-    return End("in_progress", "completed", row, counted=True, fields={"result": b"{}"})
+    told = ends.failed(task, errors.UpstreamError()).told
+    return End("in_progress", "completed", told, counted=True, fields={"result": b"{}"})
 
 
 def sweep(desk: Desk, *, after_a_gap: bool = False) -> int:
@@ -364,7 +364,9 @@ class Life(RuleBasedStateMachine):
     )
     def finish(self, ref: str, which: int, how: str, next_one: bool, dies: bool) -> None:
         ref = self._first_in("leased", ref) if next_one else ref
-        ledger = (Dying if dies else Ledger)(self.desk.scripts, self.desk.keys, self.desk.queue)
+        ledger = (Dying if dies else Ledger)(
+            self.desk.scripts, self.desk.keys, self.desk.queue, self.desk.ledger.events
+        )  # fmt: skip
         tasks = self.claimed.get(ref)
         if tasks:
             task = tasks[which % len(tasks)]

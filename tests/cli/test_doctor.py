@@ -26,8 +26,8 @@ def test_where_all_is_well_it_says_so_line_by_line(stack: Stack, command: Comman
     assert lines[-1] == f"No problems, {len(worse)} warnings."
     about = {line.split()[1] for line in lines if line.startswith("ok")}
     assert about == {
-        "settings", "environment", "PostgreSQL", "clocks", "migrations", "partitions", "Redis", "broker", "workers",
-        "beat", "API", "provider", "disk",
+        "settings", "environment", "PostgreSQL", "clocks", "migrations", "partitions", "analytics", "Redis", "broker",
+        "workers", "beat", "API", "provider", "disk",
     }  # fmt: skip
 
 
@@ -112,11 +112,13 @@ def test_a_database_before_its_migrations_is_a_problem(empty_database_url: str) 
     assert (finding.level, finding.advice) == ("problem", "repliq migrate")
 
 
-def test_rows_that_were_refused_are_told_with_their_place(store: Store, redis_url: str) -> None:
+def test_rows_that_were_refused_are_told_with_what_to_do(store: Store, redis_url: str) -> None:
     store.call("XADD", "rq:{03}:ob:history:dead", "*", "reason", "x")
     given = settings.load({"redis_url": redis_url, "database_url": "postgresql:///x"})
     (finding,) = [finding for finding in product.workers(given) if finding.about == "outbox"]
-    assert "rq:{03}:ob:history:dead" in finding.advice
+    assert "1 rows were refused" in finding.text
+    assert "history" in finding.text
+    assert "repliq events redrive --outbox" in finding.advice
 
 
 def test_a_clock_that_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +150,8 @@ def test_end_to_end_it_shows_what_a_request_leaves_and_takes_it_away(stack: Stac
         "PostgreSQL: the row of users",
         "PostgreSQL: the row of dialogs",
         "PostgreSQL: the rows of dialog_messages",
+        "The analytics database: the event of its end",
+        "The analytics database: the row of user_analytics",
         "Redis: the task's record",
         "Redis: the user's profile and the counter of his day",
         "Redis: the dialog's header",

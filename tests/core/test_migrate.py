@@ -12,45 +12,65 @@ import pytest
 import sqlalchemy
 from alembic import autogenerate, migration
 
+import app.analytics.models
 import app.bots.models
+import app.core.announcements
 import app.dialogs.models
 import app.history.models
-import app.limits.models  # noqa: F401
+import app.limits.models
+import app.webhooks.models  # noqa: F401
 from app.core import errors
 from app.core.database import migrate
-from app.core.database.base import Base
-from app.core.database.engine import Sessions
+from app.core.database.base import AnalyticsBase, Base
+
+HISTORIES = pytest.mark.parametrize("history", ["main", "analytics"])
 
 
-def test_up_down_and_up_again(empty_database_url: str) -> None:
-    assert migrate.current(empty_database_url) is None
-    assert migrate.upgrade(empty_database_url)
-    assert migrate.is_at_head(empty_database_url)
+@HISTORIES
+def test_up_down_and_up_again(empty_database_url: str, history: str) -> None:
+    assert migrate.current(empty_database_url, history) is None
+    assert migrate.upgrade(empty_database_url, history=history)
+    assert migrate.is_at_head(empty_database_url, history)
     before = _schema(empty_database_url)
-    assert migrate.downgrade(empty_database_url, "base")
-    assert migrate.current(empty_database_url) is None
-    assert _schema(empty_database_url) == {("repliq_version", "version_num", "character varying")}
-    assert migrate.upgrade(empty_database_url)
+    assert migrate.downgrade(empty_database_url, "base", history)
+    assert migrate.current(empty_database_url, history) is None
+    assert _schema(empty_database_url) == {(migrate.VERSION_TABLES[history], "version_num", "character varying")}
+    assert migrate.upgrade(empty_database_url, history=history)
     assert _schema(empty_database_url) == before
-    assert not migrate.upgrade(empty_database_url)
+    assert not migrate.upgrade(empty_database_url, history=history)
 
 
-def test_the_models_are_what_the_migrations_make(sessions: Sessions) -> None:
-    with sessions.engine.connect() as connection:
+def test_both_histories_may_live_in_one_database(empty_database_url: str) -> None:
+    assert migrate.upgrade(empty_database_url)
+    alone = _schema(empty_database_url)
+    assert migrate.upgrade(empty_database_url, history="analytics")
+    assert migrate.is_at_head(empty_database_url)
+    assert migrate.downgrade(empty_database_url, "base", "analytics")
+    version = (migrate.VERSION_TABLES["analytics"], "version_num", "character varying")
+    assert _schema(empty_database_url) == alone | {version}
+
+
+@HISTORIES
+def test_the_models_are_what_the_migrations_make(empty_database_url: str, history: str) -> None:
+    migrate.upgrade(empty_database_url, history=history)
+    engine = sqlalchemy.create_engine(empty_database_url, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
         context = migration.MigrationContext.configure(
             connection,
             opts={
-                "version_table": migrate.VERSION_TABLE,
+                "version_table": migrate.VERSION_TABLES[history],
                 "include_name": _no_partition,
                 "compare_server_default": True,
             },
         )
-        assert autogenerate.compare_metadata(context, Base.metadata) == []
+        metadata = {"main": Base.metadata, "analytics": AnalyticsBase.metadata}[history]
+        assert autogenerate.compare_metadata(context, metadata) == []
 
 
-def test_the_migrations_are_numbered_and_have_one_head() -> None:
-    scripts = alembic.script.ScriptDirectory.from_config(migrate.configuration())
-    assert scripts.get_heads() == [migrate.head()]
+@HISTORIES
+def test_the_migrations_are_numbered_and_have_one_head(history: str) -> None:
+    scripts = alembic.script.ScriptDirectory.from_config(migrate.configuration(history))
+    assert scripts.get_heads() == [migrate.head(history)]
     revisions = sorted(script.revision for script in scripts.walk_revisions())
     assert revisions == [f"{number:04d}" for number in range(1, len(revisions) + 1)]
 
@@ -90,7 +110,8 @@ def test_without_a_server_it_is_unavailable() -> None:
 
 
 def _no_partition(name: str | None, kind: str, _parents: object) -> bool:
-    return not (kind == "table" and name is not None and name.startswith("request_history_"))
+    partitioned = ("request_history_", "analytics_events_")
+    return not (kind == "table" and name is not None and name.startswith(partitioned))
 
 
 def _schema(url: str) -> set[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from app.chat.drains import Drains
 from app.core.database import Sessions
+from app.core.events import Events
 from app.core.outbox import Outbox
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts, Store
@@ -28,7 +29,8 @@ class Place:
         queue = Queue(direct=self.direct, publish=lambda queue, name, args: None)
         self.live = LiveDialogs(self.scripts, self.keys, self.outbox, self.sessions, queue)
         self.lists = DialogList(self.live, self.sessions)
-        self.drains = Drains(self.outbox, self.live, self.sessions)
+        events = Events(self.scripts, self.keys, queue, publishes=False)
+        self.drains = Drains(self.outbox, self.live, self.sessions, self.sessions, events)
 
     def flush(self, shard: int) -> None:
         """Write behind, as a worker does, but without its wait for more."""

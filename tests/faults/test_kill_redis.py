@@ -18,6 +18,7 @@ import pytest
 from app.chat.ledger import Ledger
 from app.core.database import Sessions
 from app.core.database.engine import make_engine
+from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Scripts, Store
 from app.history import stale
@@ -108,7 +109,8 @@ def _mark_lost(stack: Stack) -> int:
     """Do what beat does once the deadline of whatever is pending has passed."""
     store = Store(stack.redis.url)
     engine = make_engine(stack.postgres.url)
-    ledger = Ledger(Scripts(store), stack.keys(), Queue(direct=True, publish=lambda *_: None))
+    scripts, queue = Scripts(store), Queue(direct=True, publish=lambda *_: None)
+    ledger = Ledger(scripts, stack.keys(), queue, Events(scripts, stack.keys(), queue, publishes=False))
     try:
         return stale.mark(Sessions(engine), ledger.known, shards=stack.keys().shards, older_than_s=0)
     finally:

@@ -291,3 +291,13 @@ def test_a_bot_of_another_shard_may_be_in_the_batch(sessions: Sessions) -> None:
     other = f"{(SHARD + 1) % 16:02d}{ids.new_uuid().hex}"
     writer.write(sessions, [pending(other), pending(new_ref(), bot=BOT)])
     assert query(sessions, "SELECT count(*) FROM request_history") == [(2,)]
+
+
+def test_figures_beyond_what_a_session_holds_cost_no_request_its_row(sessions: Sessions) -> None:
+    most, dear = 2**31 - 1, "9000000000"
+    writer.write(sessions, [final(new_ref(), tokens=most, cost=dear), final(new_ref(), tokens=most, cost=dear)])
+    writer.write(sessions, [final(new_ref(), tokens=most, cost=dear)])
+    with sessions.begin() as session:
+        assert session.scalar(sqlalchemy.text("SELECT count(*) FROM request_history")) == 3
+        found = session.execute(sqlalchemy.text("SELECT requests_count, total_tokens, total_cost FROM session_history"))
+        assert [tuple(row) for row in found] == [(3, most, decimal.Decimal("9999999999.9999999999"))]

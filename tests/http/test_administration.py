@@ -326,3 +326,12 @@ def test_users_are_of_the_keys_own_bot_alone(runtime: Runtime, client: FlaskClie
     assert other.get("/v1/users/anna").status_code == 404
     other.patch("/v1/users/anna", json={"language": "ru"})
     assert client.get("/v1/users/anna").json["language"] == "uk"
+
+
+def test_preferences_that_cannot_be_kept_are_refused(client: FlaskClient) -> None:
+    deep: dict[str, object] = {}
+    for _ in range(251):
+        deep = {"a": deep}
+    for preferences in (deep, {"a": "x" * 20_000}):
+        refused = client.patch("/v1/users/anna", json={"preferences": preferences})
+        assert (refused.status_code, refused.json["error"]["param"]) == (422, "preferences")

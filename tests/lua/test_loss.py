@@ -29,7 +29,9 @@ def desk_with_days(lua_desk: Desk, sessions: Sessions) -> Desk:
     """Return a desk whose users' days come from PostgreSQL."""
     place = Place(lua_desk.store, lua_desk.scripts, sessions, lua_desk.queue.direct)
     days = Days(lua_desk.scripts, lua_desk.keys, place.outbox, sessions)
-    return dataclasses.replace(lua_desk, admission=Admission(lua_desk.scripts, lua_desk.keys, lua_desk.queue, days))
+    return dataclasses.replace(
+        lua_desk, admission=Admission(lua_desk.scripts, lua_desk.keys, lua_desk.queue, days, lua_desk.ledger.events)
+    )
 
 
 def test_a_server_that_lost_any_one_key_goes_on(desk_with_days: Desk, sessions: Sessions, lua_store: Store) -> None:

@@ -15,8 +15,12 @@ from tests.keyspace import Keyspace
 from tests.lua import servers, variants
 from tests.lua.walk import walk
 
-FREES = {"chat/requeue", "chat/let_in", "dialogs/delete_dialog", "dialogs/mark_flushed", "dialogs/purge_dialogs"}
+FREES = {
+    "chat/requeue", "chat/let_in", "chat/end_session", "dialogs/delete_dialog", "dialogs/mark_flushed", "dialogs/purge_dialogs",
+}  # fmt: skip
 """Scripts that begin by taking something away: those are served without memory, and once begun must end."""
+TWICE_IS_ONCE = {"outbox/add_events"}
+"""Scripts that add what is known by its id again where it comes twice."""
 Walk = Callable[[Scripts], None]
 
 
@@ -46,7 +50,7 @@ def test_a_call_that_is_repeated_changes_nothing_more(
 ) -> None:
     repeated = variants.Repeated(lua_store, *alters)
     lead(repeated)
-    assert repeated.changed == {}
+    assert set(repeated.changed) <= TWICE_IS_ONCE
 
 
 def test_no_number_loses_its_digits(lua_store: Store, alters: tuple[variants.Alter, ...], lead: Walk) -> None:

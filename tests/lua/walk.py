@@ -7,12 +7,14 @@ import pytest
 from app.chat import ends, rows
 from app.chat.ledger import CancelledMeanwhile, End
 from app.chat.records import Task
-from app.core import clock, errors, ids
+from app.chat.sessions import SessionEnds
+from app.core import clock, errors, events, ids
 from app.core.database import Sessions
 from app.core.outbox import Outbox
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Said
 from app.limits.standing import Limits
+from app.webhooks.deliveries import LEASE_MS, Attempt, Deliveries, Outcome
 from tests.chat.conftest import BOT, SHARD, Desk
 from tests.dialogs.place import Place
 
@@ -30,8 +32,8 @@ def claim(desk: Desk, ref: str) -> Task:
 
 
 def completed(task: Task, *messages: Said) -> End:
-    row = rows.final(task, "success", counted=task.counts)
-    return End("in_progress", "completed", row, task.counts, 9, messages, {"result": b"{}"}, KEEPING)
+    told = rows.final(task, "success", counted=task.counts)
+    return End("in_progress", "completed", told, task.counts, 9, messages, {"result": b"{}"}, KEEPING)
 
 
 def said(number: int, body: str = "x") -> Said:
@@ -78,7 +80,9 @@ def through_tasks(desk: Desk) -> None:
     names = [profile, *keys.of_day(SHARD, BOT, "u1", day.date.strftime("%Y%m%d"))]
     assert scripts.run("limits/peek", names, ["", day.starts_ms, day.ends_ms]) == [1, 2, b""]
     assert ledger.sweep(SHARD, 900, -2) is not None
-    Outbox(desk.store, scripts, keys).drain("history", SHARD, lambda entries: None, linger_s=0)
+    ledger.events.emit([events.new(BOT, events.PROVIDER, events.CIRCUIT_CLOSED, properties={"provider": "openai"})])
+    for stream in ("history", "events", "publish"):
+        Outbox(desk.store, scripts, keys).drain(stream, SHARD, lambda entries: None, linger_s=0)
 
 
 def through_dialogs(desk: Desk, sessions: Sessions) -> None:
@@ -115,7 +119,44 @@ def through_dialogs(desk: Desk, sessions: Sessions) -> None:
     place.flush(SHARD)
 
 
+def through_sessions(desk: Desk, sessions: Sessions) -> None:
+    """End the session that a user has by his tasks."""
+    present = desk.store.call("GET", desk.keys.of_user("session", SHARD, BOT, "u1"))
+    ends = SessionEnds(desk.scripts, desk.keys, sessions, desk.ledger.events)
+    assert ends.leave(BOT, "u1", "another")[1] is False
+    assert ends.leave(BOT, "u1", present.decode())[1] is True
+
+
+def through_webhooks(desk: Desk) -> None:
+    """Lead a task's webhook from its end to a redelivery."""
+    scripts, deliveries = desk.scripts, Deliveries(desk.scripts, desk.keys, desk.queue)
+    fields = {**desk.request().fields, "webhook": "https://hooks.example/a"}
+    task = claim(desk, desk.admit("u3", limits=UNLIMITED, fields=fields).ref)
+    assert desk.ledger.finish(task, completed(task)) is None
+
+    def attempt() -> Attempt:
+        hook = deliveries.read(task.ref)
+        assert hook is not None
+        claimed = deliveries.claim(hook, "receiver")
+        assert isinstance(claimed, Attempt)
+        return claimed
+
+    assert deliveries.settle(attempt(), Outcome("retry", 5000, blame=1, error="away")) == "pending"
+    scripts.shift_ms += 5001
+    assert deliveries.sweep(SHARD) == 1
+    attempt()
+    scripts.shift_ms += LEASE_MS + 1  # its worker dies
+    assert deliveries.settle(attempt(), Outcome("delivered", blame=-1, status=204)) == "delivered"
+    hook = deliveries.read(task.ref)
+    assert hook is not None
+    assert (hook.attempt, hook.state) == (3, "delivered")
+    assert deliveries.redeliver(hook)
+    assert not deliveries.redeliver(hook)
+
+
 def walk(desk: Desk, sessions: Sessions) -> None:
     """Come by every script there is."""
     through_tasks(desk)
+    through_webhooks(desk)
+    through_sessions(desk, sessions)
     through_dialogs(desk, sessions)

@@ -5,61 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from tests import rabbit
 from tests.faults import invariants, sse
 from tests.stack import ROOT, Stack, eventually, free_port
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.faults]
-HOST, PORT = "127.0.0.1", 5672
-
-
-def _control(*arguments: str) -> str:
-    return subprocess.run(
-        ["rabbitmqctl", "--quiet", *arguments], check=True, capture_output=True, text=True, timeout=60
-    ).stdout
+HOST, PORT = rabbit.HOST, rabbit.PORT
 
 
 @pytest.fixture(scope="module")
 def vhost() -> Iterator[str]:
-    """A virtual host of our own, so that nobody else's queues are touched."""
-    reason = ""
-    if shutil.which("rabbitmqctl") is None or os.geteuid() != 0:
-        reason = "rabbitmqctl cannot be used here"
-    else:
-        patience_s = 60 if os.environ.get("CI") == "true" else 0  # there it may have been started a moment ago
-        until = time.monotonic() + patience_s
-        while not (listens := _listens()) and time.monotonic() < until:
-            time.sleep(0.5)
-        reason = "" if listens else f"no RabbitMQ listens on {HOST}:{PORT}"
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-    name = f"repliq-test-{uuid.uuid4().hex[:8]}"
-    _control("add_vhost", name)
-    try:
-        _control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-        yield name
-    finally:
-        _control("delete_vhost", name)
-
-
-def _listens() -> bool:
-    try:
-        socket.create_connection((HOST, PORT), timeout=2).close()
-    except OSError:
-        return False
-    return True
+    """Lend the name of a virtual host of our own."""
+    with rabbit.virtual_host() as url:
+        yield url.rpartition("/")[2]
 
 
 class Relay:
@@ -163,7 +130,9 @@ def test_requests_of_every_kind_are_answered_over_rabbitmq(stack: Stack, vhost: 
     invariants.rows_are_final(stack, ended)
     invariants.counters_equal_rows(stack)
     kinds = dict(
-        line.split("\t") for line in _control("list_queues", "-p", vhost, "name", "type").splitlines() if "\t" in line
+        line.split("\t")
+        for line in rabbit.control("list_queues", "-p", vhost, "name", "type").splitlines()
+        if "\t" in line
     )
     assert {name: kinds[name] for name in ("chat", "history")} == {"chat": "quorum", "history": "quorum"}
     with stack.store() as store:

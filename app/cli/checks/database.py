@@ -13,6 +13,8 @@ from app.core.settings import Settings
 if TYPE_CHECKING:
     import sqlalchemy
 
+    from app.core.database.partitions import Months
+
 OLDEST = 14
 _MANY = 0.8
 
@@ -69,23 +71,52 @@ def _postgres_connections(connection: sqlalchemy.Connection, given: Settings) ->
 
 
 def _migrations(connection: sqlalchemy.Connection, given: Settings) -> Findings:
-    from app.core.database import migrate
     from app.history import partitions
 
-    now, head = migrate.current(given.database_url), migrate.head()
+    yield from _of_history(given.database_url, "main", "repliq migrate")
+    yield from _partitions(connection, partitions.MONTHS)
+
+
+def _of_history(url: str, history: str, advice: str) -> Findings:
+    """Compare a database's revision with the newest."""
+    from app.core.database import migrate
+
+    about = "migrations" if history == "main" else "analytics"
+    now, head = migrate.current(url, history), migrate.head(history)
     if now is None or now < head:
-        yield Finding("problem", "migrations", f"at {now or 'none'}, this release has {head}", "repliq migrate")
-        return
-    if now > head:
-        yield Finding("warning", "migrations", f"at {now}, this release knows {head}: the code is an older one")
+        yield Finding("problem", about, f"at {now or 'none'}, this release has {head}", advice)
+    elif now > head:
+        yield Finding("warning", about, f"at {now}, this release knows {head}: the code is an older one")
     else:
-        yield Finding("ok", "migrations", f"at {now}, the newest")
+        yield Finding("ok", about, f"at {now}, the newest")
+
+
+def _partitions(connection: sqlalchemy.Connection, months: Months) -> Findings:
+    """Look for this month's partition and the next one's."""
     today = datetime.datetime.now(datetime.UTC).date()
     following = (today.replace(day=1) + datetime.timedelta(days=32)).replace(day=1)
-    names = [f"{partitions.TABLE}_{month:%Y_%m}" for month in (today, following)]
+    names = [months.name(month) for month in (today, following)]
     missing = [name for name in names if _value(connection, f"to_regclass('{name}')") is None]
     if missing:
         advice = "repliq migrate; beat makes them every night, so look whether it runs"
         yield Finding("warning", "partitions", f"missing: {', '.join(missing)}", advice)
     else:
-        yield Finding("ok", "partitions", "this month's and the next one's are there")
+        yield Finding("ok", "partitions", f"of {months.table}, this month's and the next one's are there")
+
+
+def analytics(given: Settings) -> Findings:
+    """Look at the analytics database: chat goes on without it, and its events wait in Redis."""
+    from app.analytics import partitions
+    from app.core.database import engine, translated
+
+    made = engine.make_engine(given.analytics_url, 1, 0)
+    try:
+        with translated(), made.connect() as connection:
+            yield from _of_history(given.analytics_url, "analytics", "repliq migrate --database analytics")
+            yield from _partitions(connection, partitions.MONTHS)
+    except errors.Unavailable as error:
+        if given.analytics_url != given.database_url:  # else it has been said
+            advice = "start it, or mend ANALYTICS_DATABASE_URL; chat goes on, and events wait in Redis"
+            yield Finding("problem", "analytics", str(error), advice)
+    finally:
+        made.dispose()

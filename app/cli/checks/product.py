@@ -38,6 +38,25 @@ def broker(given: Settings) -> Findings:
     yield Finding("ok", "broker", f"{shown}, connected in {ms(time.perf_counter() - started)}")
 
 
+def events(given: Settings) -> Findings:
+    """Look whether events can be sent to other programs, where they are to be."""
+    if not given.message_broker_url:
+        return
+    from kombu.exceptions import OperationalError
+
+    kombu: Any = importlib.import_module("kombu")
+    started = time.perf_counter()
+    try:
+        with kombu.Connection(given.message_broker_url, connect_timeout=3) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_TIMEOUT_S)
+            shown = connection.as_uri()
+    except (OperationalError, OSError) as error:
+        advice = "start it, or mend MESSAGE_BROKER_URL; events wait in Redis meanwhile"
+        yield Finding("warning", "events", f"the broker that carries them cannot be reached: {error}", advice)
+        return
+    yield Finding("ok", "events", f"{shown}, connected in {ms(time.perf_counter() - started)}")
+
+
 def workers(given: Settings) -> Findings:
     """Look for workers, for beat's last run, and for rows that PostgreSQL refused."""
     from app.core import presence, queue
@@ -73,13 +92,12 @@ def _beat(store: Any, keys: Any) -> Findings:
 
 
 def _refused(store: Any, keys: Any) -> Findings:
-    streams = ("history", "dialogs")
-    names = [keys.of_outbox(stream, shard, ":dead") for stream in streams for shard in range(keys.shards)]
-    refused = {name: int(store.call("XLEN", name)) for name in names}
-    if any(refused.values()):
-        places = ", ".join(name for name, count in refused.items() if count)
-        text = f"{sum(refused.values())} rows were refused by PostgreSQL and put aside"
-        yield Finding("warning", "outbox", text, f"the reason is in each: XRANGE {places} - +")
+    from app.core import rejects
+
+    refused = rejects.counts(store, keys)
+    if refused:
+        text = f"{sum(refused.values())} rows were refused by PostgreSQL and put aside ({', '.join(refused)})"
+        yield Finding("warning", "outbox", text, "repliq events redrive --outbox --dry-run tells why")
 
 
 def api(given: Settings) -> Findings:

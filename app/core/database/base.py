@@ -1,4 +1,4 @@
-"""The declarative base of the main database; each domain's `models` hangs its tables on it."""
+"""The declarative bases of the two databases; each domain's `models` hangs its tables on one of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,23 @@ NAMES = {
 }
 
 
+_TYPES: dict[Any, Any] = {
+    datetime.datetime: sqlalchemy.DateTime(timezone=True),
+    dict[str, Any]: postgresql.JSONB(none_as_null=True),
+    list[str]: postgresql.ARRAY(sqlalchemy.Text),
+    uuid.UUID: sqlalchemy.Uuid(),
+}
+
+
 class Base(orm.DeclarativeBase):
     """The base of every table of the main database."""
 
     metadata = sqlalchemy.MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it as it is
-        datetime.datetime: sqlalchemy.DateTime(timezone=True),
-        dict[str, Any]: postgresql.JSONB(none_as_null=True),
-        list[str]: postgresql.ARRAY(sqlalchemy.Text),
-        uuid.UUID: sqlalchemy.Uuid(),
-    }
+    type_annotation_map = _TYPES
+
+
+class AnalyticsBase(orm.DeclarativeBase):
+    """The base of every table of the analytics database, which nothing joins with the main one."""
+
+    metadata = sqlalchemy.MetaData(naming_convention=NAMES)
+    type_annotation_map = _TYPES

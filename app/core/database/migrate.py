@@ -1,4 +1,4 @@
-"""Migrations of the main database, under a lock, so that any number of processes may start at once.
+"""Migrations of both databases, each with a history of its own, under a lock, so that any number of processes may start at once.
 
 Without anything to do this costs one query: Alembic is imported only when there is.
 """
@@ -21,71 +21,73 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[3] / "migrations"
 VERSION_TABLE = "repliq_version"
+VERSION_TABLES = {"main": VERSION_TABLE, "analytics": "repliq_analytics_version"}
+"""By the history's name: `main` is DATABASE_URL's, `analytics` ANALYTICS_DATABASE_URL's. Both may live in one database."""
 _LOCK = 0x7271_0001  # advisory, for the connection
 _FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py")
 
 
-def head() -> str:
+def head(history: str = "main") -> str:
     """Return the newest migration's number, by the file names alone."""
-    numbers = [match[1] for path in (FOLDER / "main").iterdir() if (match := _FILE.fullmatch(path.name))]
+    numbers = [match[1] for path in (FOLDER / history).iterdir() if (match := _FILE.fullmatch(path.name))]
     if not numbers:
         raise errors.ConfigurationError("The migrations are missing; install Repliq again.")
     return max(numbers)
 
 
-def current(url: str) -> str | None:
+def current(url: str, history: str = "main") -> str | None:
     """Return the database's revision, None where it is empty; raise `Unavailable` without a server."""
     with _connected(url) as connection, connection.cursor() as cursor:
         try:
-            cursor.execute(f"SELECT version_num FROM {VERSION_TABLE}")
+            cursor.execute(f"SELECT version_num FROM {VERSION_TABLES[history]}")
         except psycopg2.errors.UndefinedTable:
             return None
         row = cursor.fetchone()
         return row[0] if row else None
 
 
-def is_at_head(url: str) -> bool:
-    return current(url) == head()
+def is_at_head(url: str, history: str = "main") -> bool:
+    return current(url, history) == head(history)
 
 
-def upgrade(url: str, revision: str = "head") -> bool:
+def upgrade(url: str, revision: str = "head", history: str = "main") -> bool:
     """Bring the database up to a revision, and tell whether there was anything to do.
 
     A database ahead of this code (the code alone was rolled back) is left: a migration suits the release before.
     """
-    now, goal = current(url), head() if revision == "head" else revision
+    now, goal = current(url, history), head(history) if revision == "head" else revision
     if now is not None and now >= goal:
         return False
-    return _run(url, "upgrade", revision)
+    return _run(url, "upgrade", revision, history)
 
 
-def downgrade(url: str, revision: str) -> bool:
+def downgrade(url: str, revision: str, history: str = "main") -> bool:
     """Take the database back to a revision, `base` for an empty one."""
-    if current(url) is None:
+    if current(url, history) is None:
         return False
-    return _run(url, "downgrade", revision)
+    return _run(url, "downgrade", revision, history)
 
 
-def sql(url: str, revision: str = "head") -> None:
+def sql(url: str, revision: str = "head", history: str = "main") -> None:
     """Print the SQL that an upgrade from nothing would run, without a server."""
     import alembic.command
 
-    alembic.command.upgrade(configuration(url=url), revision, sql=True)
+    alembic.command.upgrade(configuration(history, url=url), revision, sql=True)
 
 
-def configuration(**attributes: Any) -> alembic.config.Config:
+def configuration(history: str = "main", **attributes: Any) -> alembic.config.Config:
     """Return Alembic's configuration; `attributes` reach `migrations/env.py`: `connection`, or `url` when offline."""
     import alembic.config
 
     config = alembic.config.Config()
-    options = {"script_location": FOLDER, "version_locations": FOLDER / "main", "path_separator": "newline"}
+    options = {"script_location": FOLDER, "version_locations": FOLDER / history, "path_separator": "newline"}
     for name, value in options.items():
         config.set_main_option(name, str(value).replace("%", "%%"))
-    config.attributes.update(attributes, version_table=VERSION_TABLE)
+    config.attributes.update(attributes, history=history, version_table=VERSION_TABLES[history])
     return config
 
 
-def _run(url: str, direction: str, revision: str) -> bool:
+def _run(url: str, direction: str, revision: str, history: str) -> bool:
     import alembic.command
     import sqlalchemy
 
@@ -96,7 +98,7 @@ def _run(url: str, direction: str, revision: str) -> bool:
         # The lock is the connection's, not a transaction's: a migration may commit (CREATE INDEX CONCURRENTLY).
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
         connection.commit()
-        getattr(alembic.command, direction)(configuration(connection=connection), revision)
+        getattr(alembic.command, direction)(configuration(history, connection=connection), revision)
         connection.commit()
     return True
 

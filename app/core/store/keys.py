@@ -92,12 +92,28 @@ CATALOGUE = (
         "when a sweep last looked, and until when lapsed leases are let be, ms",
     ),
     Entry(
+        "hooks",
+        "T:led:hooks",
+        "zset",
+        "finish, the webhooks scripts",
+        "none: one entry a pending delivery",
+        "ref -> when its delivery is to be looked at, ms",
+    ),
+    Entry(
+        "hook",
+        "T:hook:<ref>",
+        "hash",
+        "finish, the webhooks scripts",
+        "25 h, then 1 h from its end",
+        "the delivery to a task's webhook: bot, url, type, state, attempt, created, due, until, lease",
+    ),
+    Entry(
         "outbox",
         "T:ob:<stream>",
         "stream",
-        "admit, finish",
+        "admit, finish, add_events, the dialogs and webhooks scripts, rejects",
         "none: drained and deleted; an alarm watches its length",
-        "what PostgreSQL is still to be told",
+        "what PostgreSQL and the broker are still to be told",
     ),
     Entry(
         "outbox_dead",
@@ -107,7 +123,7 @@ CATALOGUE = (
         "none: at most 10,000 entries",
         "rows that PostgreSQL refused, with the reason",
     ),
-    Entry("outbox_kick", "T:ob:<stream>:kick", "string", "admit, finish", "5 s", "a drain has been asked for"),
+    Entry("outbox_kick", "T:ob:<stream>:kick", "string", "as its stream", "5 s", "a drain has been asked for"),
     Entry("outbox_lease", "T:ob:<stream>:lease", "string", "acquire, release", "10 s", "held by the one drainer"),
     Entry(
         "born",
@@ -149,10 +165,34 @@ CATALOGUE = (
         "24 h",
         "fingerprint of the body and the task, or the stored answer",
     ),
+    Entry(
+        "summary",
+        "B:sum:<hash>",
+        "string",
+        "analytics' answers",
+        "1 h",
+        "a summary that was asked for, and its watermark",
+    ),
     Entry("bot_window", "B:w", "zset", "admit, finish", "1 day", "ref -> deadline of the bot's tasks in the broker"),
     Entry("bot_held", "B:wl", "list", "admit, finish", "1 day", "refs held back by the bot's window"),
+    Entry(
+        "hooks_flight",
+        "B:hk",
+        "zset",
+        "claim_delivery, settle_delivery",
+        "1 h; at most 32 entries",
+        "receiver and ref -> until when the attempt may take, ms",
+    ),
+    Entry(
+        "hooks_breaker",
+        "B:hk:<receiver>",
+        "hash",
+        "claim_delivery, settle_delivery",
+        "1 h",
+        "a receiver's failures in a row, and until when it is left alone, ms",
+    ),
     Entry("profile", "U:p", "hash", "seed_user, change_user", "3 days", "zone, daily limit, language, dialog"),
-    Entry("session", "U:s", "hash", "admit", "30 min", "the user's present session"),
+    Entry("session", "U:s", "string", "admit, end_session", "30 min", "the user's present session"),
     Entry("day", "U:q:<yyyymmdd>", "string", "seed_user, finish", "3 days", "requests of the day that count"),
     Entry(
         "day_open",
@@ -164,6 +204,7 @@ CATALOGUE = (
     ),
     Entry("rate", "U:g:rpm", "string", "admit", "the limit's period", "GCRA's theoretical arrival time, us"),
     Entry("tokens", "U:g:tpm", "string", "admit, finish", "the limit's period", "GCRA's theoretical arrival time, us"),
+    Entry("limit_told", "U:le", "string", "admit", "1 min", "the refusal by a limit that analytics was told of last"),
     Entry("running", "U:c", "zset", "admit, finish", "1 day", "ref -> deadline of the user's open tasks"),
     Entry("user_window", "U:w", "zset", "admit, finish", "1 day", "ref -> deadline of the user's tasks in the broker"),
     Entry("user_held", "U:wl", "list", "admit, finish", "1 day", "refs held back by the user's window"),
@@ -241,6 +282,10 @@ class Keys:
     def of_shard(self, name: str, shard: int) -> str:
         """Return a key of the ledger."""
         return f"{self._tags[shard]}:{_SHARD[name]}"
+
+    def of_hook(self, ref: str) -> str:
+        """Return the key of the delivery to a task's webhook."""
+        return self.of_shard("hook", int(ref[:2])) + ref
 
     def of_outbox(self, stream: str, shard: int, part: str = "") -> str:
         return f"{self._tags[shard]}:ob:{stream}{part}"

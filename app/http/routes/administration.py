@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from app.bots import announce, bots, keys, schemas, users
+from app.bots import announce, bots, keys, models, schemas, users
 from app.bots.schemas import checked_user
 from app.core import errors, ids
 from app.core.paging import PageQuery
@@ -82,6 +82,29 @@ def delete_bot(call: Context, bot_id: str) -> Answer:
         bots.delete(session, call.principal.organisation, bot)
     _tell_bot(call, bot)
     return None, 204
+
+
+@api.route("GET", "/v1/bots/<bot_id>/webhook-secret", scope="org", answers={200: schemas.WebhookSecretOut})
+def get_webhook_secret(call: Context, bot_id: str) -> Answer:
+    """Read the secret that a bot's webhooks are signed with, for those who receive them."""
+    with call.runtime.sessions.begin() as session:
+        return _webhook_secret(bots.get(session, call.principal.organisation, bot_id))
+
+
+@api.route("POST", "/v1/bots/<bot_id>/webhook-secret/rotate", scope="org", once=True, secret=("secret",),
+           answers={200: schemas.WebhookSecretOut})  # fmt: skip
+def rotate_webhook_secret(call: Context, bot_id: str) -> Answer:
+    """Give a bot a new secret; for 24 h its webhooks are signed with the one before, too. Twice is rid of a stolen one at once."""
+    with call.runtime.sessions.begin() as session:
+        found = _webhook_secret(bots.rotate_webhook_secret(session, call.principal.organisation, bot_id))
+    _tell_bot(call, str(found.bot_id))
+    return found
+
+
+def _webhook_secret(bot: models.Bot) -> schemas.WebhookSecretOut:
+    return schemas.WebhookSecretOut(
+        bot_id=bot.id, secret=bot.webhook_secret, previous_valid_until=bot.webhook_secret_before_until
+    )
 
 
 def _tell_bot(call: Context, bot: str) -> None:
