@@ -12,11 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import bare, dialogs, dialogs_report, idle, machine, product, profiling, report, rival, search
+from bench import (
+    bare,
+    dialogs,
+    dialogs_report,
+    draining,
+    figures,
+    idle,
+    machine,
+    product,
+    profiling,
+    report,
+    rival,
+    search,
+)
 from bench.product import Product
 from tests import stack as stack_
 
-MEASURES = ("sync", "overhead", "submit", "bare", "dialogs", "waiters", "idle", "search", "litellm")
+MEASURES = (
+    "sync", "overhead", "submit", "bare", "dialogs", "waiters", "draining", "idle", "search", "figures", "litellm",
+)  # fmt: skip
+_ALONE = {"draining", "idle", "search", "figures"}  # they bring servers of their own
 _HELP = {
     "sync": "synchronous chat completions at 1, 16 and 64 at once",
     "overhead": "a call of the openai SDK through the product against one straight to the model",
@@ -24,8 +40,10 @@ _HELP = {
     "bare": "the model client alone, an empty Celery task, an empty Flask route",
     "dialogs": "append, context and page over HTTP and bare, short and long dialogs, whole documents, memory",
     "waiters": "1,000 requests that wait at once on a model of 5 s",
+    "draining": "history and events from Redis into PostgreSQL beside COPY, and events over RabbitMQ where there is one",
     "idle": "the memory of `repliq up` that nobody asks anything",
     "search": "full-text search in a million messages (made at the first run, which takes some minutes)",
+    "figures": "a user's and a month's figures in ten million requests (made at the first run, which takes a quarter of an hour)",
     "litellm": "LiteLLM's proxy with two workers (installed at the first run)",
 }
 
@@ -42,7 +60,7 @@ class Bench:
 
     def run(self, wanted: Sequence[str]) -> None:
         """Measure what is wanted."""
-        if set(wanted) - {"idle", "search"}:
+        if set(wanted) - _ALONE:
             with tempfile.TemporaryDirectory(prefix="rq-bench-") as folder:
                 env = profiling.environment(folder) if self.profile else {}
                 with contextlib.closing(Product(product.THREADS[0], env=env)) as running:
@@ -51,16 +69,17 @@ class Bench:
             _say("idle: repliq up, 10 s")
             found = idle.measure(10.0)
             self.facts["idle"] = {**found, "memory_own": found["own"]}
-        if "search" in wanted:
-            _say(f"search: {_HELP['search']}")
-            rows, self.facts["search"] = search.measure()
-            self.rows |= rows
+        for name, module in (("draining", draining), ("search", search), ("figures", figures)):
+            if name in wanted:
+                _say(f"{name}: {_HELP[name]}")
+                rows, self.facts[name] = module.measure()
+                self.rows |= rows
 
     def _run_with(self, running: Product, wanted: Sequence[str], folder: Path) -> None:
         _say("warming up")
         running.warm_up()
         for name in wanted:
-            if name not in ("idle", "search", "waiters", "litellm"):
+            if name not in {*_ALONE, "waiters", "litellm"}:
                 self._measure(name, running)
         if self.profile:
             _say("profile")
@@ -197,8 +216,9 @@ def _print(result: dict[str, Any], profiled: Sequence[str]) -> None:
         )
     if "dialogs" in result:
         print("\n" + "\n".join(dialogs_report.table(result["dialogs"])))
-    if "search" in result:
-        print(search.line(result["search"]))
+    for name, module in (("draining", draining), ("search", search), ("figures", figures)):
+        if name in result:
+            print(module.line(result[name]))
     print("\nAims:\n" + "\n".join(report.aims(result)))
     if profiled:
         print("\n" + "\n".join(profiled))

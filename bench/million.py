@@ -1,7 +1,4 @@
-"""The database of a million messages to search in: a cluster of its own, made at the first run and kept beside the rival's environment.
-
-As root the cluster itself lies where `repliq up` would put it, under /var/lib/repliq; `rm -r` of both makes the next run build anew.
-"""
+"""The database of a million messages to search in."""
 
 from __future__ import annotations
 
@@ -10,20 +7,17 @@ import datetime
 import functools
 import hashlib
 import io
-import json
 import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
-from app.cli.embedded.postgres import Postgres
 from app.core import clock, errors
 from app.core.database import migrate
 from app.dialogs import indexing, lexemes
-from bench import corpus, rival
+from bench import cluster, corpus
+from bench.cluster import connect
 from bench.corpus import Corpus, Dialog, Message
 
 MESSAGES = 1_000_000
@@ -37,35 +31,10 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 @contextlib.contextmanager
 def opened() -> Iterator[tuple[str, Corpus, dict[str, Any]]]:
     """Yield the URL of the database, the corpus that is in it, and what building it took; raise `ConfigurationError`."""
-    folder = rival.folder().parent / "search"
-    folder.mkdir(parents=True, exist_ok=True)
-    server = Postgres(folder, durable=False)
-    server.prepare()
-    built = folder / "built.json"
-    if server.exists and _told(built).get("fingerprint") != _fingerprint():
-        built.unlink(missing_ok=True)
-        server.remove()
-        server.prepare()
-    server.start(folder / "postgres.log")
-    try:
-        given = Corpus(MESSAGES, UNTIL_MS)
-        if not built.exists():
-            built.write_text(json.dumps(_build(server.url) | {"fingerprint": _fingerprint()}))
-        migrate.upgrade(server.url)
-        yield server.url, given, _told(built)
-    finally:
-        server.stop()
-
-
-def connect(url: str) -> Any:
-    """Return a connection that commits each statement."""
-    connection = psycopg2.connect(url.replace("+psycopg2", ""))
-    connection.autocommit = True
-    return connection
-
-
-def _told(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    given = Corpus(MESSAGES, UNTIL_MS)
+    with cluster.opened("search", _fingerprint(), _build) as (url, told):
+        migrate.upgrade(url)
+        yield url, given, told
 
 
 def _fingerprint() -> str:

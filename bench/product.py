@@ -73,9 +73,9 @@ class Product:
         if found["errors"]:
             raise RuntimeError(f"warming up: {found['statuses']}\n{self.stack.logs()}")
 
-    def sync(self, connections: int, seconds: float, during: Any = None) -> dict[str, Any]:
-        """Synchronous chat completions in a closed loop."""
-        return generator.run(self.spec(connections=connections, seconds=seconds), self.parts, during)
+    def sync(self, connections: int, seconds: float, during: Any = None, *, rate: float = 0.0) -> dict[str, Any]:
+        """Synchronous chat completions in a closed loop, or at a rate."""
+        return generator.run(self.spec(connections=connections, seconds=seconds, rate=rate), self.parts, during)
 
     def submit(self, seconds: float, *, connections: int = 64, rate: float = 0.0, warm: float = 0.5) -> dict[str, Any]:
         """Submits that nobody waits for, in a closed loop or at a rate, while the workers work."""

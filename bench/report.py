@@ -63,6 +63,17 @@ def _slowest(name: str, *, hits: bool) -> Callable[[dict[str, Any]], float | Non
     return read
 
 
+def _worst(*names: str) -> Callable[[dict[str, Any]], float | None]:
+    """Read the largest p95 of the rows whose name begins so."""
+    return lambda result: max(
+        (row["p95_ms"] for key, row in result["rows"].items() if key.startswith(names)), default=None
+    )
+
+
+def _fact(part: str, name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda result: result.get(part, {}).get(name)
+
+
 AIMS = (
     Aim("sync at 64: at least 5 x LiteLLM's", _ratio(("sync 64", "per_s"), ("litellm 64", "per_s")), lambda v: v >= 5, "x"),
     Aim("sync at 64: at least 0.6 of the bare client's", _ratio(("sync 64", "per_s"), ("bare client", "per_s")), lambda v: v >= 0.6, "x"),
@@ -78,6 +89,14 @@ AIMS = (
     Aim("append at 1,000 messages: costs no more than one without", document("1000", "PUT"), lambda v: v >= 1, "x"),
     Aim("search in 1 M messages with hits: p95 of each kind of query under 50 ms", _slowest("search", hits=True), lambda v: v < 50, " ms"),
     Aim("search in 1 M messages without: p95 under 50 ms", _slowest("search", hits=False), lambda v: v < 50, " ms"),
+    Aim("history drained: at least 0.3 of COPY's rows", _ratio(("history drained", "per_s"), ("history by COPY", "per_s")),
+        lambda v: v >= 0.3, "x"),
+    Aim("figures of 10 M requests: p95 of a user's stats under 100 ms", _worst("stats of a user", "analytics of a user"),
+        lambda v: v < 100, " ms"),
+    Aim("figures of 10 M requests: p95 of a month's summary under 500 ms", _worst("summary by"), lambda v: v < 500, " ms"),
+    Aim("a month of 10 M requests: detached and dropped within 1 s", _fact("figures", "drop_s"), lambda v: v < 1, " s"),
+    Aim("chat while a month is dropped: p99 at most twice that before",
+        _ratio(("chat during a drop", "p99_ms"), ("chat before a drop", "p99_ms")), lambda v: v <= 2, "x"),
     Aim("idle: own processes under 400 MB", _memory("idle"), lambda v: v * 1.048576 < 400, " MiB"),
 )  # fmt: skip
 
