@@ -10,8 +10,10 @@ export PORT
 run: $(VENV)/.run
 	@exec $(BIN)/repliq up
 
+# What kills processes and servers has the machine to itself; all else runs in as many processes as there are cores.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not faults"
+	@$(BIN)/python -m pytest -m faults
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

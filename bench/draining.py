@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,10 +20,15 @@ from app.core.database.engine import Sessions, make_engine
 from app.core.outbox import Outbox
 from app.core.store import Keys, Scripts, Store
 from app.history import writer
-from tests import servers
+from tasks.events import topology
+from tasks.events.consumer import Consumer
+from tasks.events.intake import Intake
+from tasks.events.publisher import Publisher
+from tests import rabbit, servers
 
 ROWS = 20_000
 _ROUNDS = 3
+_PATIENCE_S = 60.0
 _BOT = "01970000-0000-7000-8000-0000000be7c1"
 _SHARD = ids.shard_of(_BOT, 16)
 _USERS = 500
@@ -68,11 +75,49 @@ def _measure(url: str, sessions: Sessions, store: Store) -> tuple[dict[str, dict
         copied.append(_copy(url))
         sizes["event_entry_bytes"] = _add(store, keys, "events", (_event(*request) for request in requests))
         events.append(_drain(outbox, "events", lambda entries: aggregation.write(sessions, entries)))
-    sizes |= {"row_bytes": _bytes(url, "request_history"), "event_bytes": _bytes(url, "analytics_events")}
     rows = {
         "history drained": _row(drained), "history by COPY": _row(copied), "events aggregated": _row(events),
     }  # fmt: skip
+    rows |= _over_rabbitmq(sessions, store, keys, outbox)
+    sizes |= {"row_bytes": _bytes(url, "request_history"), "event_bytes": _bytes(url, "analytics_events")}
     return rows, sizes | {"ratio": max(drained) / max(copied)}
+
+
+def _over_rabbitmq(sessions: Sessions, store: Store, keys: Keys, outbox: Outbox) -> dict[str, dict[str, Any]]:
+    """Bring other events from Redis to the machine's RabbitMQ, and from there into PostgreSQL; nothing where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    if not rabbit.listens() or shutil.which("rabbitmqctl") is None or os.geteuid() != 0:
+        print("  no RabbitMQ that a virtual host could be made on: left out", flush=True)
+        return found
+    with rabbit.virtual_host() as url:
+        with contextlib.closing(topology.connect(url)) as connection:
+            topology.declare(connection)
+        requests = (_request(_ROUNDS * ROWS + i) for i in range(ROWS))
+        _add(store, keys, "publish", (_event(*request) for request in requests))
+        with contextlib.closing(Publisher(url)) as publisher:
+            found["events to RabbitMQ"] = _row([_drain(outbox, "publish", publisher.write)])
+        found["events from RabbitMQ"] = _row([_consumed(sessions, url)])
+    return found
+
+
+def _consumed(sessions: Sessions, url: str) -> float:
+    """Consume what was published, as a worker does; return events a second."""
+    before, consumer, began = _count(sessions), Consumer(url, Intake(sessions, lambda: _BOT)), time.perf_counter()
+    consumer.start()
+    try:
+        while _count(sessions) < before + ROWS:
+            if time.perf_counter() - began > _PATIENCE_S:
+                raise RuntimeError("not all events came back from RabbitMQ")
+            time.sleep(0.1)
+        return ROWS / (time.perf_counter() - began)
+    finally:
+        consumer.stop()
+        consumer.join(_PATIENCE_S)
+
+
+def _count(sessions: Sessions) -> int:
+    with sessions.begin() as session:
+        return int(session.connection().exec_driver_sql("SELECT count(*) FROM analytics_events").scalar_one())
 
 
 def _row(rates: list[float]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pydantic
 from pydantic import Field
 
 from app.core import clock
+from app.core.database import plain
 
 Scope = Literal["chat", "dialogs", "history", "analytics", "admin", "org"]
 SCOPES: tuple[Scope, ...] = ("chat", "dialogs", "history", "analytics", "admin", "org")
@@ -43,7 +44,7 @@ _MOST_PREFERENCES = 16_384
 def _kept_as_json(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is too large, or nested more deeply than can be kept."""
     try:
-        size = len(orjson.dumps([[[value]]])) - 6
+        size = len(orjson.dumps([[[plain.document(value)]]])) - 6
     except orjson.JSONEncodeError as error:
         raise ValueError(f"cannot be kept as JSON: {error}") from None
     if size > _MOST_PREFERENCES:
