@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli import site
+from app.cli import guards, site
 from app.cli.progress import Progress
 
 if TYPE_CHECKING:
     from app.analytics.rebuild import Outcome
     from app.analytics.recount import Difference
 
-_STOPPED = 130
 _KEYS = ("bot_id", "user_id", "date", "day", "hour", "provider", "model", "status", "bucket")
 
 
@@ -41,7 +40,7 @@ def rebuild(bot: str | None, check: bool) -> None:
         except KeyboardInterrupt:
             bar.end()
             click.echo("Stopped. What was put right stays; it may be begun again.", err=True)
-            sys.exit(_STOPPED)
+            sys.exit(guards.STOPPED)
         finally:
             bar.end()
     _tell(found, check)

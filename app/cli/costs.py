@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.cli import guards, site
+from app.cli.moments import Moment
 from app.cli.progress import Progress
 from app.core import errors
 
@@ -24,23 +26,9 @@ if TYPE_CHECKING:
     from app.llm.prices.rates import Rate, Rates
     from app.runtime import Runtime
 
-_STOPPED = 130
 _LOOKED_AT = 100_000
 _MOST_NAMED = 20
 _UNKNOWN = "unknown"
-
-
-class _Moment(click.ParamType[datetime.datetime]):
-    name = "date or time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
-        if isinstance(value, datetime.datetime):
-            return value
-        try:
-            moment = datetime.datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"'{value}' is no date and no time; 2026-03-31 and 2026-03-31T12:00Z are", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 @click.group("costs")
@@ -57,7 +45,7 @@ def show(model: str | None, bot: str, provider: str) -> None:
     from app.chat import costs
     from app.cli import bots
 
-    with _site() as runtime:
+    with site.opened() as runtime:
         identifier, settings = _bots(runtime, bot)[0]
         own = costs.overrides(settings)
         names = (
@@ -77,8 +65,8 @@ def show(model: str | None, bot: str, provider: str) -> None:
 
 
 @command.command()
-@click.option("--from", "since", type=_Moment(), default="1970-01-01", help="Requests from this date or time (UTC) on.")
-@click.option("--to", "until", type=_Moment(), help="Requests before this date or time; default: now.")
+@click.option("--from", "since", type=Moment(), default="1970-01-01", help="Requests from this date or time (UTC) on.")
+@click.option("--to", "until", type=Moment(), help="Requests before this date or time; default: now.")
 @click.option("--bot", help="Requests of this bot alone: its id or name, or `default`.")
 @click.option("--all", "everything", is_flag=True, help="Change costs, too, that would now be others.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
@@ -94,14 +82,14 @@ def reprice(
     until = until or datetime.datetime.now(datetime.UTC)
     tally = _Tally()
     prices.load()
-    with _site() as runtime:
+    with site.opened() as runtime:
         try:
             for identifier, settings in _bots(runtime, bot):
                 _reprice(runtime, identifier, settings, tally, since, until, everything=everything, dry_run=dry_run)
         except KeyboardInterrupt:
             tally.progress.end()
             click.echo(f"Stopped. {tally.told(dry_run=dry_run)} Run it again to go on.", err=True)
-            sys.exit(_STOPPED)
+            sys.exit(guards.STOPPED)
     tally.progress.end()
     click.echo(tally.told(dry_run=dry_run))
     for line in tally.unpriced():
@@ -203,20 +191,6 @@ def _used(runtime: Runtime, bot: str, named: list[str]) -> list[tuple[str, str, 
         used = repricing.models(session, bot, _LOOKED_AT)
     known = {name for _, name, _ in used}
     return [*used, *(("openai", name, 0) for name in dict.fromkeys(named) if name not in known)]
-
-
-@contextlib.contextmanager
-def _site() -> Iterator[Runtime]:
-    """Build a runtime over the deployment's servers. No task is sent from here: what asks for a drain is asked again by beat."""
-    from app.cli import target
-    from app.core import settings
-    from app.runtime import Runtime
-
-    runtime = Runtime(target.resolve(settings.load()), lambda *_: None, lambda: 0, patient=True)
-    try:
-        yield runtime
-    finally:
-        runtime.close()
 
 
 def _bots(runtime: Runtime, word: str | None) -> list[tuple[str, BotSettings]]:

@@ -13,22 +13,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from app.cli import target
+from app.cli import guards, site
 from app.cli.progress import Progress
 from app.core import errors
 
 if TYPE_CHECKING:
     import uuid
 
-    from sqlalchemy import orm
-
-    from app.bots import models
     from app.dialogs.arrivals import Tally
     from app.dialogs.exports import Export
     from app.dialogs.imports import Import
-    from app.runtime import Runtime
 
-_STOPPED = 130
 _HEAD_BYTES = 64 * 1024
 _PART, _STATE = ".part", ".import-state"
 _FORMAT = 1
@@ -53,11 +48,11 @@ def export(bot: str, user: str | None, status: str | None, output: str, resume: 
 
     if output == "-" and resume:
         raise click.UsageError("--resume needs --output.")
-    with _site() as runtime:
-        identifier = _bot_id(runtime, bot)
+    with site.opened() as runtime:
+        identifier = site.bot_id(runtime, bot)
         if output == "-":
             run = runtime.transfers.export(identifier, Wanted(user, status))
-            with _stopping("Stopped."):
+            with guards.stopping("Stopped."):
                 _pour(run, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
             click.echo(_exported(run, "standard output"), err=True)
@@ -67,14 +62,14 @@ def export(bot: str, user: str | None, status: str | None, output: str, resume: 
         run = runtime.transfers.export(
             identifier, Wanted(user, status, after=after), dialogs=dialogs, messages=messages
         )
-        with _writing(part), part.open("r+b" if size else "wb") as file:
+        with guards.writing(part), part.open("r+b" if size else "wb") as file:
             file.truncate(size)
             file.seek(size)
-            with _stopping(f"Stopped. What there is of it is in {part}; --resume goes on with it."):
+            with guards.stopping(f"Stopped. What there is of it is in {part}; --resume goes on with it."):
                 _pour(run, file)
             file.flush()
             os.fsync(file.fileno())
-        with _writing(path):
+        with guards.writing(path):
             part.replace(path)
     click.echo(_exported(run, output))
 
@@ -91,14 +86,14 @@ def import_(bot: str, resume: bool, file: str) -> None:
     lasts = file != "-" and not Path(file).is_fifo()
     if resume and not lasts:
         raise click.UsageError("--resume needs a file.")
-    with _site() as runtime, _source(file) as source:
-        identifier = _bot_id(runtime, bot)
+    with site.opened() as runtime, _source(file) as source:
+        identifier = site.bot_id(runtime, bot)
         state = _State(Path(file + _STATE), identifier, source) if lasts else None
         run = runtime.transfers.import_(identifier, state.read() if state and resume else None)
         if state:
             source.seek(run.offset)
         hint = "--resume goes on where it was" if state else "it may be repeated"
-        with _stopping(f"Stopped. What was taken stays; {hint}."):
+        with guards.stopping(f"Stopped. What was taken stays; {hint}."):
             _take(run, source, state)
     if state:
         state.remove()
@@ -208,48 +203,12 @@ class _State:
     def write(self, state: dict[str, Any]) -> None:
         """Keep a state, whole whatever happens."""
         new = self.path.with_name(self.path.name + ".new")
-        with _writing(self.path):
+        with guards.writing(self.path):
             new.write_text(json.dumps({"of": self._of, "state": state}))
             new.replace(self.path)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _site() -> Iterator[Runtime]:
-    """Build a runtime over the deployment's servers. No task is sent from here: what asks for a drain is asked again by beat."""
-    from app.core import settings
-    from app.runtime import Runtime
-
-    runtime = Runtime(target.resolve(settings.load()), lambda *_: None, lambda: 0, patient=True)
-    try:
-        yield runtime
-    finally:
-        runtime.close()
-
-
-def _bot_id(runtime: Runtime, word: str) -> str:
-    """Return a bot's id, by its id, by `default`, or by a name that no other has."""
-    from app.cli import bots
-
-    with runtime.sessions.begin() as session:
-        return str(_bot(session, bots.organisation(session), word).id)
-
-
-def _bot(session: orm.Session, owner: str, word: str) -> models.Bot:
-    from app.cli import bots
-
-    with contextlib.suppress(errors.NotFound):
-        return bots.find(session, owner, word)
-    named = [bot for bot in bots.all_of(session, owner) if bot.name == word]
-    if len(named) > 1:
-        raise errors.ConfigurationError(
-            f"{len(named)} bots have the name '{word}'; name one by its id: {', '.join(str(bot.id) for bot in named)}"
-        )
-    if not named:
-        raise errors.NotFound(f"There is no bot '{word[:80]}'. `repliq bots list` shows them.")
-    return named[0]
 
 
 @contextlib.contextmanager
@@ -263,22 +222,3 @@ def _source(file: str) -> Iterator[IO[bytes]]:
         raise errors.ConfigurationError(f"{file} cannot be read: {error.strerror}.") from None
     with source:
         yield source
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say in a line that a file cannot be written: no such folder, no right to it, no room."""
-    try:
-        yield
-    except OSError as error:
-        raise errors.ConfigurationError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-@contextlib.contextmanager
-def _stopping(said: str) -> Iterator[None]:
-    """Say what is left when the command is stopped by Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(said, err=True)
-        sys.exit(_STOPPED)

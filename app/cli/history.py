@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from app.cli import site
+from app.cli import guards, site
+from app.cli.moments import Moment
 from app.cli.progress import Progress
-from app.core import errors
 
 if TYPE_CHECKING:
     import uuid
 
     from app.history.exports import Export
 
-_STOPPED = 130
 _PART = ".part"
-
-
-class _Moment(click.ParamType[datetime.datetime]):
-    name = "date or time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
-        if isinstance(value, datetime.datetime):
-            return value
-        try:
-            moment = datetime.datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"'{value}' is no date and no time; 2026-03-31 and 2026-03-31T12:00Z are", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 @click.group("history")
@@ -52,10 +36,8 @@ def command() -> None:
 )
 @click.option("--provider", help="Requests of this provider alone.")
 @click.option("--model", help="Requests of this model alone.")
-@click.option(
-    "--from", "since", type=_Moment(), help="Requests admitted then or later; a date is its beginning in UTC."
-)
-@click.option("--to", "until", type=_Moment(), help="Requests admitted before.")
+@click.option("--from", "since", type=Moment(), help="Requests admitted then or later; a date is its beginning in UTC.")
+@click.option("--to", "until", type=Moment(), help="Requests admitted before.")
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 @click.option(
     "--out", "-o", "output", default="-", show_default="standard output", metavar="FILE", help="The file to write."
@@ -75,7 +57,7 @@ def export(output: str, resume: bool, bot: str, format_: Any, **filters: Any) ->
         shards, wanted = runtime.settings.redis_shards, Wanted(**filters)
         if output == "-":
             run = exports.Export(runtime.sessions, identifier, shards, wanted, format_)
-            with _stopping("Stopped."):
+            with guards.stopping("Stopped."):
                 _pour(run, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
             click.echo(_exported(run, "standard output"), err=True)
@@ -84,15 +66,15 @@ def export(output: str, resume: bool, bot: str, format_: Any, **filters: Any) ->
         last, count, size = _cut(part) if resume else (None, 0, 0)
         after = exports.position(runtime.sessions, identifier, last) if last else None
         run = exports.Export(runtime.sessions, identifier, shards, wanted, format_, after=after, requests=count)
-        with _writing(part), part.open("r+b" if size else "wb") as file:
+        with guards.writing(part), part.open("r+b" if size else "wb") as file:
             file.truncate(size)
             file.seek(size)
             hint = "; --resume goes on with it" if format_ == "jsonl" else ""
-            with _stopping(f"Stopped. What there is of it is in {part}{hint}."):
+            with guards.stopping(f"Stopped. What there is of it is in {part}{hint}."):
                 _pour(run, file)
             file.flush()
             os.fsync(file.fileno())
-        with _writing(path):
+        with guards.writing(path):
             part.replace(path)
     click.echo(_exported(run, output))
 
@@ -132,22 +114,3 @@ def _cut(part: Path) -> tuple[uuid.UUID | None, int, int]:
                 break
             last, count, size = found["id"], count + 1, size + len(line)
     return uuid.UUID(last) if last else None, count, size
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say in a line that a file cannot be written: no such folder, no right to it, no room."""
-    try:
-        yield
-    except OSError as error:
-        raise errors.ConfigurationError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-@contextlib.contextmanager
-def _stopping(said: str) -> Iterator[None]:
-    """Say what is left when the command is stopped by Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(said, err=True)
-        sys.exit(_STOPPED)
