@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from app.analytics.answers import Answers
 from app.bots.directory import Directory
+from app.bots.provider_keys import StoredKeys
 from app.chat.admission import Admission
+from app.chat.cached import CachedAnswers
 from app.chat.callbacks import Callbacks
 from app.chat.completion import Completion
 from app.chat.drains import Drains
 from app.chat.erasure import Erasure
+from app.chat.feedback import Feedback
 from app.chat.ledger import Ledger
 from app.chat.listing import TaskList
+from app.chat.personal import Personal
+from app.chat.preparing import Preparing
+from app.chat.providing import Announcements
 from app.chat.requests import Requests
+from app.chat.reservations import Reservations
 from app.chat.sessions import SessionEnds
 from app.chat.summaries import Summaries
 from app.chat.sweeping import Sweep
@@ -33,13 +40,20 @@ from app.core.outbox import Outbox
 from app.core.periodic import Periodic
 from app.core.presence import Presence
 from app.core.queue import Publish, Queue
+from app.core.sealing import Sealer
 from app.core.settings import Settings
 from app.core.store import Keys, Scripts, Store
 from app.dialogs.lists import DialogList
 from app.dialogs.live import LiveDialogs
+from app.limits.budgets import Budgets
 from app.limits.days import Days
-from app.llm import prices
+from app.llm import gate, prices
+from app.llm.cache.fixed import FixedAnswers
+from app.llm.cache.shelf import Shelf
+from app.llm.gate import Gate, State
 from app.llm.providers import Providers
+from app.llm.router import Router
+from app.prompts.prompts import FRESH_S, UNLINKED_FRESH_S, Prompts
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.receivers import Receivers
 
@@ -119,26 +133,39 @@ class Runtime:
 
     @functools.cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.scripts, self.keys, self.queue, self.events)
+        return Ledger(self.scripts, self.keys, self.queue, self.events, self.budgets)
 
     @functools.cached_property
     def days(self) -> Days:
         return Days(self.scripts, self.keys, self.outbox, self.sessions)
 
     @functools.cached_property
+    def budgets(self) -> Budgets:
+        return Budgets(self.scripts, self.keys, self.outbox, self.sessions)
+
+    @functools.cached_property
+    def reservations(self) -> Reservations:
+        return Reservations(lambda: self.providers)
+
+    @functools.cached_property
     def wakeups(self) -> Wakeups:
         return Wakeups(
-            self.store, self.keys, max_waiters=self.settings.max_waiters, heard=self.directory.heard, link=self._linked
+            self.store, self.keys, max_waiters=self.settings.max_waiters, heard=self._heard, link=self._linked
         )
+
+    def _heard(self, message: bytes) -> object:
+        return self.directory.heard(message) or self.prompts.heard(message)
 
     def _linked(self, stands: bool) -> None:
         """Trust the cache of keys only as long as revocations reach us; what was missed is forgotten."""
         self.directory.max_age_s = 5.0 if stands else 0.8
         self.directory.forget_all()
+        self.prompts.fresh_s = FRESH_S if stands else UNLINKED_FRESH_S
+        self.prompts.forget_all()
 
     @functools.cached_property
     def admission(self) -> Admission:
-        return Admission(self.scripts, self.keys, self.queue, self.days, self.events)
+        return Admission(self.scripts, self.keys, self.queue, self.days, self.events, self.budgets)
 
     @functools.cached_property
     def tasks(self) -> Tasks:
@@ -146,7 +173,13 @@ class Runtime:
 
     @functools.cached_property
     def requests(self) -> Requests:
-        return Requests(self.settings, self.receivers)
+        return Requests(
+            self.settings, self.receivers, self.prompts, self.fixed_answers, self.reservations, lambda: self.providers
+        )
+
+    @functools.cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(self.sessions)
 
     @functools.cached_property
     def receivers(self) -> Receivers:
@@ -173,7 +206,15 @@ class Runtime:
 
     @functools.cached_property
     def providers(self) -> Providers:
-        return Providers(self.settings, lambda: self.llm)
+        return Providers(self.settings, lambda: self.llm, self.provider_keys.of)
+
+    @functools.cached_property
+    def provider_keys(self) -> StoredKeys:
+        return StoredKeys(self.sessions, lambda: self.sealer)
+
+    @functools.cached_property
+    def sealer(self) -> Sealer:
+        return Sealer(self.settings.secret_key, self.settings.secret_key_before)
 
     @functools.cached_property
     def dialogs(self) -> LiveDialogs:
@@ -188,9 +229,44 @@ class Runtime:
         return Drains(self.outbox, self.dialogs, self.sessions, self.analytics_sessions, self.events)
 
     @functools.cached_property
+    def gate(self) -> Gate:
+        metrics.expect_targets((target.provider.name, target.model) for target in self.providers.all())
+        return Gate(self.scripts, self.keys, self.providers.breaker)
+
+    def circuits(self) -> list[State]:
+        """Return how it stands with every configured target; raise `Unavailable` without Redis."""
+        return self.gate.states(self.providers.all())
+
+    @functools.cached_property
+    def router(self) -> Router:
+        """Return what asks providers. Where there are several, none may take more than three quarters of a process's threads."""
+        several = len({target.provider.name for target in self.providers.all()}) > 1
+        threads = self.settings.worker_threads
+        return Router(self.gate, max(1, threads * 3 // 4) if several else threads)
+
+    @functools.cached_property
+    def personal(self) -> Personal:
+        from app.core.outbound import Caller  # its HTTP library is for workers alone
+
+        return Personal(
+            self.store, self.keys, self.directory, self.receivers, Caller(self.receivers.addresses), self.settings.secret_key
+        )  # fmt: skip
+
+    @functools.cached_property
+    def cached_answers(self) -> CachedAnswers:
+        return CachedAnswers(Shelf(self.scripts, self.keys), self.sessions, self.providers, lambda: self.llm)
+
+    @functools.cached_property
+    def fixed_answers(self) -> FixedAnswers:
+        return FixedAnswers(self.sessions)
+
+    @functools.cached_property
     def completion(self) -> Completion:
-        folding = Summaries(self.admission, self.dialogs)
-        return Completion(self.ledger, self.llm, self.providers, self.dialogs, folding, self.settings.llm_max_attempts)
+        preparing = Preparing(self.dialogs, Summaries(self.admission, self.dialogs, self.providers), self.personal)
+        return Completion(
+            self.ledger, self.llm, self.providers, self.router, preparing, self.cached_answers, Announcements(self.events),
+            self.settings.llm_max_attempts,
+        )  # fmt: skip
 
     @functools.cached_property
     def sweep(self) -> Sweep:
@@ -201,8 +277,14 @@ class Runtime:
         return TaskList(self.ledger, self.outbox, self.sessions, self.settings.redis_shards)
 
     @functools.cached_property
+    def feedback(self) -> Feedback:
+        return Feedback(self.tasks, self.sessions)
+
+    @functools.cached_property
     def erasure(self) -> Erasure:
-        return Erasure(self.tasks, self.dialogs, self.days, self.keys, self.sessions, self.settings.redis_shards)
+        return Erasure(
+            self.tasks, self.dialogs, self.days, self.keys, self.sessions, self.settings.redis_shards, self.cached_answers
+        )  # fmt: skip
 
     @functools.cached_property
     def session_ends(self) -> SessionEnds:
@@ -218,6 +300,7 @@ class Runtime:
 
     def start_serving(self) -> None:
         """Make an API process ready: scripts in Redis, the subscription, the sweep."""
+        _ = self.providers  # a wrong providers file is told of now
         with contextlib.suppress(
             errors.Unavailable
         ):  # readiness says so until Redis is there; every script heals itself
@@ -243,6 +326,9 @@ class Runtime:
 
     def start_working(self, name: str) -> None:
         """Make a worker process ready: scripts in Redis, the sweep, and a sign of life every 2 s."""
+        _ = self.providers
+        with contextlib.suppress(errors.Unavailable):  # from now on it knows who has none, should PostgreSQL be away
+            self.provider_keys.of("")
         with contextlib.suppress(errors.Unavailable):
             self.scripts.load()
         self.sweep.start()
@@ -265,7 +351,10 @@ class Runtime:
 
     def gauges(self) -> list[str]:
         """Return the gauges that are read from Redis at the moment of asking, as lines of Prometheus' format."""
-        return gauges.lines(self.store, self.keys)
+        lines = gauges.lines(self.store, self.keys)
+        with contextlib.suppress(errors.Unavailable):
+            lines += gate.gauges(self.circuits())
+        return lines
 
     def close(self) -> None:
         """Stop what runs and close what is open; only of what was ever built."""
@@ -275,6 +364,8 @@ class Runtime:
                 built[name].stop()
         if "completion" in built:
             built["completion"].pulse.stop()
+        if "cached_answers" in built:
+            built["cached_answers"].stop()
         if "analytics_sessions" in built:
             built["analytics_sessions"].engine.dispose()
         if "engine" in built:

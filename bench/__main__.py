@@ -18,6 +18,7 @@ from bench import (
     dialogs_report,
     draining,
     figures,
+    gate,
     idle,
     machine,
     product,
@@ -30,9 +31,9 @@ from bench.product import Product
 from tests import stack as stack_
 
 MEASURES = (
-    "sync", "overhead", "submit", "bare", "dialogs", "waiters", "draining", "idle", "search", "figures", "litellm",
+    "sync", "overhead", "submit", "bare", "dialogs", "waiters", "draining", "idle", "gate", "search", "figures", "litellm",
 )  # fmt: skip
-_ALONE = {"draining", "idle", "search", "figures"}  # they bring servers of their own
+_ALONE = {"draining", "idle", "gate", "search", "figures"}  # they bring servers of their own
 _HELP = {
     "sync": "synchronous chat completions at 1, 16 and 64 at once",
     "overhead": "a call of the openai SDK through the product against one straight to the model",
@@ -42,6 +43,7 @@ _HELP = {
     "waiters": "1,000 requests that wait at once on a model of 5 s",
     "draining": "history and events from Redis into PostgreSQL beside COPY, and events over RabbitMQ where there is one",
     "idle": "the memory of `repliq up` that nobody asks anything",
+    "gate": "the two steps before and after a provider's call beside Redis's smallest script",
     "search": "full-text search in a million messages (made at the first run, which takes some minutes)",
     "figures": "a user's and a month's figures in ten million requests (made at the first run, which takes a quarter of an hour)",
     "litellm": "LiteLLM's proxy with two workers (installed at the first run)",
@@ -69,7 +71,7 @@ class Bench:
             _say("idle: repliq up, 10 s")
             found = idle.measure(10.0)
             self.facts["idle"] = {**found, "memory_own": found["own"]}
-        for name, module in (("draining", draining), ("search", search), ("figures", figures)):
+        for name, module in (("draining", draining), ("gate", gate), ("search", search), ("figures", figures)):
             if name in wanted:
                 _say(f"{name}: {_HELP[name]}")
                 rows, self.facts[name] = module.measure()
@@ -216,7 +218,7 @@ def _print(result: dict[str, Any], profiled: Sequence[str]) -> None:
         )
     if "dialogs" in result:
         print("\n" + "\n".join(dialogs_report.table(result["dialogs"])))
-    for name, module in (("draining", draining), ("search", search), ("figures", figures)):
+    for name, module in (("draining", draining), ("gate", gate), ("search", search), ("figures", figures)):
         if name in result:
             print(module.line(result[name]))
     print("\nAims:\n" + "\n".join(report.aims(result)))

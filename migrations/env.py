@@ -6,10 +6,13 @@ from alembic import context
 
 import app.analytics.models
 import app.bots.models
+import app.channels.telegram.models
 import app.core.announcements
 import app.dialogs.models
 import app.history.models
 import app.limits.models
+import app.llm.cache.models
+import app.prompts.models
 import app.webhooks.models  # noqa: F401  the tables hang themselves on their base
 from app.core.database.base import AnalyticsBase, Base
 

@@ -27,7 +27,7 @@ _PROFILE = ("language", "timezone", "preferences")
 _TELL_NOBODY = frozenset({
     "provider", "model", "requestType", "errorCode", "status", "tokensUsed", "promptTokens", "completionTokens",
     "cachedTokens", "reasoningTokens", "attempts", "responseTime", "cached", "cost", "costUsd", "costDeltaUsd", "priced",
-    "historyId",
+    "historyId", "promptName", "promptVersion", "variant",
 })  # fmt: skip
 """The properties that stay when the user is forgotten: those of requests, which tell of models and figures."""
 _COUNTED = frozenset({*events.ENDED.values(), events.REPRICED})

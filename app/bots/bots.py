@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import orm
@@ -10,6 +11,7 @@ from sqlalchemy import orm
 from app.bots import models, schemas, signing
 from app.bots.organisations import identifier
 from app.core import errors, ids, paging
+from app.core.database import extensions
 from app.core.database.rows import as_rows
 
 
@@ -25,8 +27,15 @@ def create(
         is_default=is_default,
     )
     session.add(bot)
+    _equip(session, given.settings)
     session.flush()
     return bot
+
+
+def _equip(session: orm.Session, given: schemas.BotSettings) -> None:
+    """See to it that the database has what the settings that are given need; raise `InvalidRequest` where it cannot."""
+    if "cache" in given.model_fields_set and given.cache == "semantic":
+        extensions.require_vector(session)
 
 
 def list_page(
@@ -75,16 +84,29 @@ def change(session: orm.Session, organisation: str, bot: str, given: schemas.Bot
     row = get(session, organisation, bot, lock=True)
     if "name" in given.model_fields_set:
         row.name = given.name
-    row.settings = row.settings | given.settings.model_dump(mode="json", exclude_unset=True)
+    _equip(session, given.settings)
+    before = row.settings
+    row.settings = before | given.settings.model_dump(mode="json", exclude_unset=True)
+    if any(_kept(row.settings, names) and not _kept(before, names) for names in _BUDGETS):
+        row.budgets_since = sqlalchemy.func.clock_timestamp()
     row.updated_at = sqlalchemy.func.now()
     session.flush()
     session.refresh(row)
     return row
 
 
+_BUDGETS = ("daily_budget_usd", "monthly_budget_usd"), ("user_daily_budget_usd", "user_monthly_budget_usd")
+
+
+def _kept(settings: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Tell whether a bot's settings have a budget under one of these names."""
+    return any(settings.get(name) is not None for name in names)
+
+
 def delete(session: orm.Session, organisation: str, bot: str) -> list[bytes]:
-    """Delete a bot and revoke its keys, whose digests are returned. Its history stays until its time is over."""
+    """Delete a bot, its keys of providers too, and revoke its own, whose digests are returned. Its history stays its time."""
     row = get(session, organisation, bot, lock=True)
+    session.execute(sqlalchemy.delete(models.ProviderKey).where(models.ProviderKey.bot_id == row.id))
     row.deleted_at = sqlalchemy.func.now()
     revoked = sqlalchemy.update(models.ApiKey).where(models.ApiKey.bot_id == row.id, models.ApiKey.revoked_at.is_(None))
     return list(session.scalars(revoked.values(revoked_at=sqlalchemy.func.now()).returning(models.ApiKey.digest)))

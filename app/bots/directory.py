@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import hmac
 import threading
 import time
@@ -40,6 +41,7 @@ class Bot:
     name: str
     settings: schemas.BotSettings
     webhook_secrets: signing.Secrets = dataclasses.field(repr=False)
+    budgets_since: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -49,7 +51,7 @@ class _Entry(Generic[T]):
     used_at: float = float("-inf")
 
 
-class _Memory(Generic[T]):
+class Memory(Generic[T]):
     """Remembers what a loader found (None: nothing). One thread loads an entry; others take the old one meanwhile."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -127,8 +129,8 @@ class Directory:
         self._sessions = sessions
         self._secret_key = secret_key
         self._clock = clock
-        self._keys: _Memory[Principal] = _Memory(clock)
-        self._bots: _Memory[Bot] = _Memory(clock)
+        self._keys: Memory[Principal] = Memory(clock)
+        self._bots: Memory[Bot] = Memory(clock)
         self._used: dict[str, int] = {}
 
     def authenticate(self, key: str) -> Principal:
@@ -142,6 +144,10 @@ class Directory:
             entry.used_at = now
             self._used[entry.value.key_id] = wall.now_ms()
         return entry.value
+
+    def knows(self, key: str) -> bool:
+        """Tell whether a key was good here before and nobody has taken it back since; `authenticate` has the last word."""
+        return keys.digest_of(self._secret_key, key) in self._keys.entries
 
     def bot(self, bot: str) -> Bot:
         """Return a bot; raise `NotFound`, or `Unavailable`."""
@@ -204,6 +210,9 @@ class Directory:
             key_prefix=row.prefix,
             daily_limit=row.daily_limit,
             rate_limit_per_minute=row.rate_limit_per_minute,
+            daily_budget_usd=row.daily_budget_usd,
+            monthly_budget_usd=row.monthly_budget_usd,
+            budgets_since=_ms(row.budgets_since),
         )
 
     def _load_bot(self, bot: str) -> Bot | None:
@@ -216,5 +225,10 @@ class Directory:
         if row is None or row.deleted_at is not None:
             return None
         return Bot(
-            str(row.id), str(row.organisation_id), row.name, schemas.stored_settings(row.settings), signing.of(row)
-        )
+            str(row.id), str(row.organisation_id), row.name, schemas.stored_settings(row.settings), signing.of(row),
+            _ms(row.budgets_since),
+        )  # fmt: skip
+
+
+def _ms(at: datetime.datetime | None) -> int:
+    return 0 if at is None else round(at.timestamp() * 1000)

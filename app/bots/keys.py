@@ -42,6 +42,8 @@ def create(
         scopes=sorted(set(given.scopes)),
         daily_limit=given.daily_limit,
         rate_limit_per_minute=given.rate_limit_per_minute,
+        daily_budget_usd=given.daily_budget_usd,
+        monthly_budget_usd=given.monthly_budget_usd,
     )
     session.add(row)
     session.flush()
@@ -59,6 +61,17 @@ def list_page(
     return paging.newest_first(session, statement, [models.ApiKey.id], cursor, limit)
 
 
+def with_budgets(session: orm.Session, bot: str, most: int = 100) -> list[models.ApiKey]:
+    """Return a bot's valid keys that have a budget, newest first."""
+    budgets = models.ApiKey.daily_budget_usd, models.ApiKey.monthly_budget_usd
+    statement = sqlalchemy.select(models.ApiKey).where(
+        models.ApiKey.bot_id == identifier(bot, "bot"),
+        models.ApiKey.revoked_at.is_(None),
+        sqlalchemy.or_(*(budget.is_not(None) for budget in budgets)),
+    )
+    return list(session.scalars(statement.order_by(models.ApiKey.id.desc()).limit(most)))
+
+
 def get(session: orm.Session, organisation: str, bot: str | None, key: str) -> models.ApiKey:
     """Return a key by its id; raise `NotFound`."""
     row = session.scalar(
@@ -70,6 +83,21 @@ def get(session: orm.Session, organisation: str, bot: str | None, key: str) -> m
     )
     if row is None:
         raise errors.NotFound(f"There is no key '{key[:80]}'.", param="id")
+    return row
+
+
+def change(
+    session: orm.Session, organisation: str, bot: str | None, key: str, given: schemas.KeyChange
+) -> models.ApiKey:
+    """Change the budgets that are given; raise `NotFound`. Announce its digest after the commit."""
+    row = get(session, organisation, bot, key)
+    before = row.daily_budget_usd, row.monthly_budget_usd
+    for name in given.model_fields_set:
+        setattr(row, name, getattr(given, name))
+    if before == (None, None) and (row.daily_budget_usd, row.monthly_budget_usd) != before:
+        row.budgets_since = sqlalchemy.func.clock_timestamp()
+    session.flush()
+    session.refresh(row)
     return row
 
 

@@ -34,7 +34,8 @@ class Organisation(Base):
 class Bot(Base):
     """A tenant. A deleted one keeps its row, since history still names it.
 
-    After a rotation webhooks are signed with the secret before, too, for a while.
+    After a rotation webhooks are signed with the secret before, too, for a while. `budgets_since`: when one of the bot's budgets or of
+    its users' was last set where none had been.
     """
 
     __tablename__ = "bots"
@@ -50,6 +51,7 @@ class Bot(Base):
     webhook_secret: orm.Mapped[str]
     webhook_secret_before: orm.Mapped[str | None]
     webhook_secret_before_until: orm.Mapped[datetime.datetime | None]
+    budgets_since: orm.Mapped[datetime.datetime | None]
     is_default: orm.Mapped[bool] = orm.mapped_column(server_default=sqlalchemy.false())
     created_at: orm.Mapped[types.created_at]
     updated_at: orm.Mapped[types.created_at]
@@ -74,9 +76,25 @@ class ApiKey(Base):
     scopes: orm.Mapped[list[str]]
     daily_limit: orm.Mapped[int | None]
     rate_limit_per_minute: orm.Mapped[int | None]
+    daily_budget_usd: orm.Mapped[types.usd | None]
+    monthly_budget_usd: orm.Mapped[types.usd | None]
+    budgets_since: orm.Mapped[datetime.datetime | None]
     created_at: orm.Mapped[types.created_at]
     last_used_at: orm.Mapped[datetime.datetime | None]
     revoked_at: orm.Mapped[datetime.datetime | None]
+
+
+class ProviderKey(Base):
+    """A bot's own key of a model's provider, sealed (`app.core.sealing`) under the secret that `key_id` names. Deleted with its bot."""
+
+    __tablename__ = "provider_keys"
+
+    bot_id: orm.Mapped[uuid.UUID] = orm.mapped_column(sqlalchemy.ForeignKey("bots.id"), primary_key=True)
+    provider: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    key_id: orm.Mapped[str]
+    sealed: orm.Mapped[bytes]
+    last4: orm.Mapped[str]
+    created_at: orm.Mapped[types.created_at]
 
 
 class User(Base):

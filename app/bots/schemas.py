@@ -11,6 +11,7 @@ import orjson
 import pydantic
 from pydantic import Field
 
+from app.bots import models
 from app.core import clock
 from app.core.database import plain
 
@@ -27,6 +28,12 @@ def _known_zone(name: str) -> str:
 
 
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), pydantic.AfterValidator(_known_zone)]
+
+
+def _key_in_a_header(key: pydantic.SecretStr) -> pydantic.SecretStr:
+    if any(not 32 < ord(character) < 127 for character in key.get_secret_value()):
+        raise ValueError("must not contain spaces, line ends or letters that no key has")
+    return key
 
 
 def checked_user(value: str) -> str:
@@ -57,6 +64,13 @@ Preferences = Annotated[dict[str, Any], pydantic.AfterValidator(_kept_as_json)]
 
 class _Wire(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", from_attributes=True)
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _without_nul(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:  # PostgreSQL takes none, neither in text nor in JSON
+            raise ValueError("must not contain NUL")
+        return value
 
 
 def _fixed(usd: decimal.Decimal) -> str:
@@ -126,6 +140,48 @@ class BotSettings(_Wire):
         description="the bot's own prices by model, or by the beginning of a name and *; they go before the table of known prices",
     )
     retention_days: int = Field(365, ge=1, le=36_500)
+    when_limited: Literal["park", "fail"] = Field(
+        "park",
+        description="where every provider of a model is limited, full or broken: the task waits for them until its deadline, or fails",
+    )
+    hedge: bool = Field(
+        False,
+        description="past a provider's p95 a second one is asked, too, and the first answer wins; both are paid for",
+    )
+    cache: Literal["off", "exact", "semantic"] = Field(
+        "off", description="answers are given again: to the very same request, or to one that means the same"
+    )
+    cache_ttl_s: int = Field(3600, ge=1, le=30 * 86_400, description="for how long an answer is given again, s")
+    cache_counts: bool = Field(True, description="an answer from the cache counts against the day's limit")
+    cache_shared: bool = Field(
+        False, description="answers are shared between users even where a system prompt or a dialog went into them"
+    )
+    semantic_threshold: float = Field(0.93, ge=0.5, le=1, description="how alike two questions must be, as a cosine")
+    semantic_model: Annotated[str, Field(min_length=1, max_length=200)] = "text-embedding-3-small"
+    daily_budget_usd: Usd | None = Field(
+        None, description="what the bot may spend in a day of its time zone; null: no limit"
+    )
+    monthly_budget_usd: Usd | None = None
+    user_daily_budget_usd: Usd | None = Field(None, description="what each user may spend in a day; null: no limit")
+    user_monthly_budget_usd: Usd | None = None
+    alerts_webhook_url: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
+        None, description="where alerts of budgets are posted, signed as all webhooks are"
+    )
+    prompt: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="the named prompt that the bot's own answers are made with, in place of system_prompt"
+    )
+    mask_personal: bool = Field(
+        False,
+        description="what names or opens something is masked before a provider sees it, and put back in the answer",
+    )
+    max_input_tokens: Count = Field(0, description="longer requests are refused (422); 0: no limit")
+    max_output_tokens: Count = Field(0, description="no answer is longer; 0: no limit")
+    context_url: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
+        None,
+        description="what the owner's server says of a user, asked for at {context_url}/{telegram_id}, is given to the model as data",
+    )
+    context_timeout_s: float = Field(2.0, ge=0.1, le=10)
+    context_ttl_s: Count = Field(60, description="for how long it is remembered, s; 0: not at all")
 
 
 def stored_settings(document: dict[str, Any]) -> BotSettings:
@@ -176,6 +232,15 @@ class KeyCreate(_Wire):
     scopes: list[Scope] = Field(min_length=1, max_length=len(SCOPES))
     daily_limit: Count | None = None
     rate_limit_per_minute: Count | None = None
+    daily_budget_usd: Usd | None = Field(None, description="what its requests may cost in a day; null: no limit")
+    monthly_budget_usd: Usd | None = None
+
+
+class KeyChange(_Wire):
+    """What is to change of a key; null takes a budget away."""
+
+    daily_budget_usd: Usd | None = None
+    monthly_budget_usd: Usd | None = None
 
 
 class KeyOut(_Wire):
@@ -187,6 +252,8 @@ class KeyOut(_Wire):
     scopes: list[str]
     daily_limit: int | None
     rate_limit_per_minute: int | None
+    daily_budget_usd: Usd | None
+    monthly_budget_usd: Usd | None
     created_at: datetime.datetime
     last_used_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
@@ -196,6 +263,30 @@ class KeyCreated(KeyOut):
     """A new key with its secret, which is shown this once."""
 
     key: str
+
+
+class ProviderKeySet(_Wire):
+    """A provider's key to be stored."""
+
+    api_key: Annotated[
+        pydantic.SecretStr, Field(min_length=1, max_length=2000), pydantic.AfterValidator(_key_in_a_header)
+    ]
+
+
+class ProviderKeyOut(_Wire):
+    """What is told of a bot's own key of a provider: never the key."""
+
+    object: Literal["provider_key"] = "provider_key"
+    provider: str
+    stored: bool
+    last4: str | None = Field(None, description="what the key ends with")
+    created_at: datetime.datetime | None = None
+
+    @classmethod
+    def of(cls, provider: str, row: models.ProviderKey | None) -> ProviderKeyOut:
+        if row is None:
+            return cls(provider=provider, stored=False)
+        return cls(provider=provider, stored=True, last4=row.last4 or None, created_at=row.created_at)
 
 
 class UserOut(_Wire):

@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from app.chat import records, signals
+from app.chat import records, signals, spending
+from app.chat.spending import BudgetSeeds, Part
 from app.core import clock, errors, ids, metrics
 from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
+from app.limits import budgets
+from app.limits.budgets import Budget, Month
 from app.limits.standing import Limits, Standing, counts_for
 
 _REFUSALS = {
@@ -22,8 +25,9 @@ _REFUSALS = {
     4: "token_limit_exceeded",
     5: "concurrency_limit_exceeded",
     6: "dialog_busy",
+    7: "budget_exceeded",
 }
-_ROUNDS = 5  # a zone, a midnight and a seed may each send a call back once
+_ROUNDS = 7  # a zone, a midnight, a seed and one of the budgets may each send a call back once
 
 
 @dataclasses.dataclass(slots=True)
@@ -49,6 +53,7 @@ class Request:
     waiter: str = ""
     lane: int = 0
     lane_owner: str = ""
+    budget: Budget | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,12 +85,21 @@ class Seeds(Protocol):
 class Admission:
     """Admits requests. `zones` remembers users' own zones, so that a second call is rarely needed."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue, seeds: Seeds, events: Events) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        keys: Keys,
+        queue: Queue,
+        seeds: Seeds,
+        events: Events,
+        budgets: BudgetSeeds | None = None,
+    ) -> None:
         self.scripts = scripts
         self.keys = keys
         self.queue = queue
         self.seeds = seeds
         self.events = events
+        self.budgets = budgets
         self._zones: dict[tuple[str, str], str] = {}
 
     def admit(self, request: Request) -> Admitted:
@@ -104,15 +118,26 @@ class Admission:
 
     def _admit(self, request: Request) -> Admitted:
         shard = ids.shard_in(request.ref)
-        own = self._zones.get((request.bot, request.user), "")
+        own, budget, month = self._zones.get((request.bot, request.user), ""), request.budget, None
         for _ in range(_ROUNDS):
             day = clock.local_day(own or request.limits.zone, clock.now_ms() + self.scripts.shift_ms)
-            reply = self.scripts.run("chat/admit", self._keys(request, shard, day), self._args(request, own, day))
+            part = spending.NONE
+            if budget is not None:
+                month = budgets.month_at(budget.zone, clock.now_ms() + self.scripts.shift_ms)
+                part = spending.reserve(self.keys, self.queue, request.ref, request.bot, budget, month)
+            reply = self.scripts.run(
+                "chat/admit",
+                self._keys(request, shard, day, part),
+                self._args(request, own, day, part, month),
+            )
             code = reply[0]
             if code == -2:
                 self.seeds.seed(shard, request.bot, request.user, day, request.deadline_ms + 60_000)
             elif code == -3:
                 own = self._remember(request, reply[1].decode())
+            elif code == -5 and self.budgets is not None and budget is not None and month is not None:
+                missing = [budget.allowances[number - 1] for number in reply[1:]]
+                self.budgets.seed(shard, request.bot, month, missing)
             elif code != -4:
                 return self._answer(request, shard, day, reply)
         raise errors.Unavailable(
@@ -160,9 +185,21 @@ class Admission:
         if code == "dialog_busy":
             raise errors.DialogBusy("Another message of this dialog is being answered.", headers={"Retry-After": "1"})
         standing = _standing(request, day, clock.now_ms() + self.scripts.shift_ms, reply[3:9])
+        if code == "budget_exceeded":
+            raise self._over_budget(request, standing, reply)
         raise errors.LimitExceeded(code, retry_ms=reply[2], limits=standing)
 
-    def _keys(self, request: Request, shard: int, day: clock.LocalDay) -> list[str]:
+    def _over_budget(self, request: Request, standing: Standing, reply: list[Any]) -> errors.BudgetExceeded:
+        assert request.budget is not None
+        scope, period, limit, spent, reserved, *alerts = reply[10:]
+        metrics.budget_refusals.labels(scope.decode()).inc()
+        if alerts:
+            spending.tell_alerts(self.queue, ids.shard_in(request.ref), request.budget, [100, *alerts])
+        month = budgets.month_at(request.budget.zone, clock.now_ms() + self.scripts.shift_ms)
+        told = budgets.told(scope.decode(), period.decode(), limit, spent, reserved, month)
+        return errors.BudgetExceeded(retry_ms=reply[2], limits=standing, budget=told)
+
+    def _keys(self, request: Request, shard: int, day: clock.LocalDay, part: Part) -> list[str]:
         keys, bot, user, limits = self.keys, request.bot, request.user, request.limits
         nothing = keys.nothing(shard)
 
@@ -181,25 +218,29 @@ class Admission:
             keys.queue("chat") if self.queue.direct else nothing, keys.queue("history") if self.queue.direct else nothing,
             keys.of_task("waiters", request.ref),
             *(keys.of_lane(shard, bot, request.fields["dialog"], request.lane_owner) if request.lane else (nothing, nothing)),
-            own("limit_told", True), *self.events.names(shard),
+            own("limit_told", True), *self.events.names(shard), *part.names,
         ]  # fmt: skip
 
-    def _args(self, request: Request, own: str, day: clock.LocalDay) -> list[Any]:
+    def _args(self, request: Request, own: str, day: clock.LocalDay, part: Part, month: Month | None) -> list[Any]:
         limits, shard = request.limits, ids.shard_in(request.ref)
         counts = counts_for(request.user, limits)
         date = day.date.isoformat() if counts else None
-        row = {**request.row, "bot": request.bot, "user": request.user, "counted": counts, "date": date}
+        row = {**request.row, "bot": request.bot, "user": request.user, "counted": counts, "date": date,
+               "key": request.fields.get("key") or None}  # fmt: skip
         fields = {
             **request.fields, "bot": request.bot, "user": request.user, "request": request.envelope, "counts": counts, "date": date,
             "estimate": request.estimate, "token_limit": limits.tokens, "user_window": limits.user_window,
             "bot_window": limits.bot_window, "open_limit": limits.open, "lane": request.lane, "lane_owner": request.lane_owner,
         }  # fmt: skip
+        if request.budget is not None and month is not None:
+            row["reserved"] = budgets.usd(request.budget.amount)
+            fields |= {"budget": request.budget.kept(month), "reserved": request.budget.amount}
         return [
             request.ref, request.fingerprint, int(counts), own, day.starts_ms, day.ends_ms, limits.daily, limits.rate, limits.tokens,
             request.estimate, limits.open, limits.user_window, limits.bot_window, limits.queue_depth, request.deadline_ms, request.session,
             f"ses_{request.ref[2:]}", self.queue.chat, self.queue.drain("history", shard), request.waiter, orjson.dumps(row), request.lane,
             signals.refused(request.bot, request.user, request.fields["kind"], request.fields["model"]), *self.events.arguments(shard),
-            *records.pairs(fields),
+            part.argument, *records.pairs(fields),
         ]  # fmt: skip
 
 

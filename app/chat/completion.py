@@ -1,27 +1,30 @@
-"""The main job: claim a task, build what the model is given, ask, and end the task once, whatever happens on the way."""
+"""The main job: claim a task, have it answered, and end it once, whatever happens on the way."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
-from app.chat import ends, summaries, windows
+from app.chat import ends, estimates, summaries
+from app.chat.asking import Asking, Broken, Stopped
+from app.chat.cached import CachedAnswers, Follow, Hit, Lead
 from app.chat.ledger import CancelledMeanwhile, DialogMissing, End, Ledger
-from app.chat.pieces import Flusher, Pieces, Whole
+from app.chat.pieces import Flusher
+from app.chat.preparing import Preparing
+from app.chat.providing import Announcements
 from app.chat.pulse import LEASE_MS, Held, Pulse
 from app.chat.records import Task
-from app.chat.summaries import Summaries
 from app.core import errors, logs, metrics
-from app.dialogs.live import Context, LiveDialogs
-from app.dialogs.packing import tokens_in
 from app.llm import retries
-from app.llm.answers import Answer, Provider
+from app.llm.answers import Answer, Model
 from app.llm.providers import Providers
+from app.llm.router import NoneFree, Router
 
 if TYPE_CHECKING:
     from app.llm.client import Client
@@ -30,45 +33,33 @@ _log = logs.get(__name__)
 _STORE_FOR_S = 60.0
 
 
-class Stopped(Exception):
-    """The task was cancelled or given to another worker; `usage` is what came until then."""
-
-    def __init__(self, *, called: bool = False, usage: dict[str, Any] | None = None) -> None:
-        super().__init__()
-        self.called = called
-        self.usage = usage
-
-
-class Broken(Exception):
-    """A stream ended with an error after its first token; `usage` is what came, estimated where the provider did not say."""
-
-    def __init__(self, error: errors.RepliqError, usage: dict[str, Any]) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.usage = usage
-
-
 class Parked(Exception):
     """The task went back to the ledger with a due time."""
 
 
 class Completion:
-    """Runs chat tasks in a worker process."""
+    """Runs chat tasks in a worker process. `max_calls`: how often a model's chain is gone through before a failure is final."""
 
     def __init__(
         self,
         ledger: Ledger,
         client: Client,
         providers: Providers,
-        dialogs: LiveDialogs,
-        folding: Summaries,
+        router: Router,
+        preparing: Preparing,
+        cached: CachedAnswers,
+        announcements: Announcements,
         max_calls: int,
     ) -> None:
         self.ledger = ledger
         self.client = client
         self.providers = providers
-        self.dialogs = dialogs
-        self.summaries = folding
+        self.router = router
+        self.preparing = preparing
+        self.cached = cached
+        self.announcements = announcements
+        self.summaries = preparing.summaries
+        self.dialogs = preparing.dialogs
         self.max_calls = max_calls
         self.pulse = Pulse(ledger)
         self._flusher = Flusher()
@@ -91,16 +82,22 @@ class Completion:
     def _run(self, task: Task, held: Held) -> str:
         envelope = orjson.loads(task.request)
         try:
-            answer = self._answer(task, held, envelope)
+            found = self._answer(task, held, envelope)
+            answer, source = (found.answer, found.source) if isinstance(found, Hit) else (found, "")
             if task.kind == summaries.KIND:
                 self.summaries.keep(task, ends.keeping_in(envelope), envelope["fold"], answer.text)
-            end = ends.completed(task, answer, envelope)
+            end = ends.completed(task, answer, envelope, cached=source)
         except Parked:
             return "parked"
         except Stopped as stop:
-            end = ends.cancelled(task, expected="in_progress", usage=stop.usage, called=stop.called, envelope=envelope)
+            end = ends.cancelled(
+                task, expected="in_progress", usage=stop.usage, called=stop.called or bool(stop.also), envelope=envelope,
+                provider=stop.provider, model=stop.model, also=stop.also,
+            )  # fmt: skip
         except Broken as broken:
-            end = ends.failed(task, broken.error, usage=broken.usage, envelope=envelope)
+            end = ends.failed(
+                task, broken.error, usage=broken.usage, model=broken.model, envelope=envelope, also=broken.also
+            )
         except errors.RepliqError as error:
             end = ends.failed(task, error, envelope=envelope)
         except Exception:
@@ -119,37 +116,115 @@ class Completion:
             self.summaries.ask(task, envelope, held.context)
         return end.state
 
-    def _answer(self, task: Task, held: Held, envelope: dict[str, Any]) -> Answer:
-        """Ask until there is an answer, what failed may not be repeated, the calls are used up or the deadline is near."""
+    def _answer(self, task: Task, held: Held, envelope: dict[str, Any]) -> Answer | Hit:
+        """Ask until there is an answer, what failed may not be repeated, the rounds are used up or the deadline is near."""
         calls = task.calls
         while True:
-            left = self._left_s(task)
-            if left <= 0:
+            if self._left_s(task) <= 0:
                 raise errors.DeadlineExceeded
             try:
-                body = self._body(task, held, envelope)
-                return self._ask(task, held, body, left)
+                return self._answer_once(task, held, envelope)
             except errors.Unavailable as error:  # the dialog cannot be read now; not a model's failure
                 self._wait_to_repeat(task, held, error, float(error.retry_s), calls)
+            except NoneFree as none:
+                if not envelope.get("park", True):
+                    raise none.as_error() from none
+                delay = self._patience_s(task, none)
+                self._wait_to_repeat(task, held, none.as_error(), delay, calls, parked_for=none.reason)
+            except errors.UpstreamRateLimited as error:
+                waits = envelope.get("park", True) and error.retry_after_s
+                calls += not waits  # it said when to come again: no failure, but a wait
+                if calls >= self.max_calls:
+                    raise
+                self._wait_to_repeat(task, held, error, retries.delay_s(max(1, calls), error), calls)
             except errors.UpstreamError as error:
                 calls += 1
                 if not error.retryable or calls >= self.max_calls:
                     raise
                 self._wait_to_repeat(task, held, error, retries.delay_s(calls, error), calls)
 
-    def _wait_to_repeat(self, task: Task, held: Held, error: errors.RepliqError, delay: float, calls: int) -> None:
-        """Return when the call may be repeated; raise the error when the deadline is too near, `Parked` when the wait is long."""
+    def _answer_once(self, task: Task, held: Held, envelope: dict[str, Any]) -> Answer | Hit:
+        """Answer from what is known, else ask; where the very same is being asked, wait for that."""
+        body = self.preparing.body(held, envelope)
+        found = self.cached.find(task, envelope, body)
+        if isinstance(found, Hit):
+            with contextlib.suppress(errors.Unavailable):
+                self._wake(list(found.wake))  # who asked the very same while it was looked for
+            return found
+        if isinstance(found, Follow):
+            self._follow(task, found)
+        if not isinstance(found, Lead):
+            return self._ask(task, held, envelope, body)
+        try:
+            answer = self._ask(task, held, envelope, body)
+        except BaseException as error:
+            with contextlib.suppress(errors.Unavailable):
+                self._wake(self.cached.give_up(found, failed=not isinstance(error, NoneFree)))
+            raise
+        with contextlib.suppress(errors.Unavailable):
+            self._wake(self.cached.fill(found, answer))
+        return answer
+
+    def _ask(self, task: Task, held: Held, envelope: dict[str, Any], body: dict[str, Any]) -> Answer:
+        """Ask the model, if the task's budgets hold it."""
+        model = self.providers.model(task.model, task.bot)
+        hedge = bool(envelope.get("hedge")) and len(model.chain) > 1
+        self._afford(task, envelope, model, body)
+        asking = Asking(
+            self.client, self.ledger, self._flusher, held, body, lambda: self._left_s(task), masks=bool(envelope.get("mask"))
+        )  # fmt: skip
+        return self.router.ask(
+            model,
+            asking,
+            self.announcements.of(task),
+            lambda: self._left_s(task),
+            tokens=estimates.tokens(body),
+            hedge=hedge,
+            streamed=task.stream,
+        )
+
+    def _afford(self, task: Task, envelope: dict[str, Any], model: Model, body: dict[str, Any]) -> None:
+        """Reserve what the whole request may cost, its context included, which admission did not know; raise `BudgetExceeded`."""
+        if not task.budget:
+            return
+        most = estimates.most(task, estimates.targets(model), body, envelope)
+        if most is not None and not self.ledger.top_up(task, most):
+            raise errors.BudgetExceeded
+
+    def _follow(self, task: Task, follow: Follow) -> None:
+        """Leave the thread until the answer to the same question is there; its maker wakes this task."""
+        delay = min(follow.retry_ms, int(self._left_s(task) * 500))
+        if not self.ledger.park(task, delay, "same_question", task.calls):
+            raise Stopped
+        with contextlib.suppress(errors.Unavailable):
+            if self.cached.filled(follow):  # meanwhile
+                self._wake([task.ref])
+        raise Parked
+
+    def _wake(self, refs: list[str]) -> None:
+        """Send parked tasks before they are due."""
+        for ref in refs:
+            self.ledger.requeue(ref, "woken", "")
+
+    def _patience_s(self, task: Task, none: NoneFree) -> float:
+        """Return how long to wait for room: as the gate says, longer for who waits again, and never in step with others."""
+        patience: float = min(max(none.retry_s, 0.1 * 2 ** min(task.attempt, 6)), 10.0)
+        return patience * random.uniform(1.0, 1.5)
+
+    def _wait_to_repeat(
+        self, task: Task, held: Held, error: errors.RepliqError, delay: float, calls: int, *, parked_for: str = ""
+    ) -> None:
+        """Return when the call may be repeated; raise the error when the deadline is too near, `Parked` when the wait is long.
+
+        `parked_for` is the reason of a wait that is never to hold a thread, however short it is."""
         if delay >= self._left_s(task):
             raise error
         _log.info("call_repeated", reason=str(error), calls=calls, delay_s=round(delay, 2))
         metrics.task_retries.labels("chat.complete").inc()
-        if delay > retries.IN_THREAD_S:
+        if parked_for or delay > retries.IN_THREAD_S:
             with contextlib.suppress(errors.Unavailable):  # Redis is away: then the thread waits
-                raise (
-                    Parked
-                    if self.ledger.park(task, int(delay * 1000), error.code, calls)
-                    else Stopped(called=calls > 0)
-                )
+                parked = self.ledger.park(task, int(delay * 1000), parked_for or error.code, calls)
+                raise Parked if parked else Stopped(called=calls > 0)
         if held.gone.wait(delay) or self._cancelled(task):
             raise Stopped(called=calls > 0)
 
@@ -160,79 +235,6 @@ class Completion:
         except errors.Unavailable:
             return False
         return now is None or now.state != "in_progress" or now.attempt != task.attempt
-
-    def _body(self, task: Task, held: Held, envelope: dict[str, Any]) -> dict[str, Any]:
-        """Return the provider's request: the system prompt, the dialog's context, then the request's own messages."""
-        body: dict[str, Any] = dict(envelope["body"])
-        if task.kind == summaries.KIND:
-            folded = self.summaries.messages(task, ends.keeping_in(envelope), envelope["fold"])
-            if not folded:
-                raise Stopped  # another summary was faster
-            return body | {"messages": folded}
-        lead = windows.system(envelope.get("system"))
-        if task.dialog:
-            held.context = self._context(task, envelope)
-            lead = windows.given(envelope.get("system"), held.context)
-        body["messages"] = [*lead, *body["messages"]] if lead else body["messages"]
-        return body
-
-    def _context(self, task: Task, envelope: dict[str, Any]) -> Context:
-        """Read the dialog. The one that a user's messages go to begins with the first of them."""
-        return self.dialogs.context(
-            task.bot, task.dialog, ends.keeping_in(envelope), max_messages=2 * envelope["exchanges"],
-            max_tokens=envelope["context_tokens"], owner=_own(task),
-        )  # fmt: skip
-
-    def _ask(self, task: Task, held: Held, body: dict[str, Any], left: float) -> Answer:
-        provider, model = self.providers.resolve(task.model)
-        body["model"] = model
-        if held.gone.is_set():
-            raise Stopped
-        # Both ids go along, so that a provider's log can be matched with ours.
-        headers = {"X-Request-ID": task.request_id, "X-Task-ID": task.public_id}
-        if task.trace:
-            headers["traceparent"] = task.trace
-        timeout = min(provider.timeout_s, left)
-        try:
-            if task.stream:
-                return self._ask_stream(task, held, provider, body, timeout, headers)
-            answer = self.client.complete(provider, body, timeout_s=timeout, headers=headers)
-        except errors.UpstreamError as error:
-            error.facts["provider"] = provider.name
-            raise
-        if answer.usage is None:
-            answer.usage = estimated(body, answer.text)
-        if held.gone.is_set():
-            raise Stopped(called=True, usage=answer.usage)
-        return answer
-
-    def _ask_stream(
-        self, task: Task, held: Held, provider: Provider, body: dict[str, Any], timeout: float, headers: dict[str, str]
-    ) -> Answer:
-        pieces, whole = Pieces(self.ledger, task, self._flusher), Whole(body["model"])
-        started = time.perf_counter()
-        try:
-            with self.client.stream(provider, body, timeout_s=timeout, headers=headers) as chunks:
-                for chunk in chunks:
-                    if not whole.began:
-                        metrics.llm_first_token_seconds.labels(provider.name).observe(time.perf_counter() - started)
-                    whole.add(chunk)
-                    pieces.add(chunk)
-                    if pieces.stopped or held.gone.is_set():
-                        raise Stopped(called=True, usage=whole.usage or estimated(body, whole.text))
-                    if self._left_s(task) <= 0:
-                        raise errors.DeadlineExceeded
-        except (errors.UpstreamError, errors.DeadlineExceeded) as error:
-            pieces.close()
-            if not whole.began:
-                raise
-            raise Broken(error, whole.usage or estimated(body, whole.text)) from error
-        pieces.close()
-        if not whole.began:
-            raise errors.UpstreamError("The model's provider sent an empty stream.")
-        if pieces.stopped:
-            raise Stopped(called=True, usage=whole.usage or estimated(body, whole.text))
-        return whole.answer(provider.name, whole.usage or estimated(body, whole.text))
 
     def _left_s(self, task: Task) -> float:
         """Return how long the task still has, s; by Redis's clock, of which the claim gave us a reading."""
@@ -247,7 +249,11 @@ class Completion:
                 break
             except CancelledMeanwhile:
                 usage = orjson.loads(end.fields["usage"]) if "usage" in end.fields else None
-                end = ends.cancelled(task, expected="in_progress", usage=usage, called=True, envelope=envelope)
+                told = end.told.facts
+                end = ends.cancelled(
+                    task, expected="in_progress", usage=usage, called=end.counted, envelope=envelope,
+                    provider=told["provider"], model=told["model"], cost=told["cost"],
+                )  # fmt: skip
             except errors.Unavailable:
                 if time.monotonic() > give_up:
                     raise
@@ -260,7 +266,7 @@ class Completion:
                 return self.ledger.finish(task, end)
             except DialogMissing:  # needs PostgreSQL, which may be as unavailable as Redis
                 try:
-                    self.dialogs.load(task.bot, task.dialog, ends.keeping_in(envelope), owner=_own(task))
+                    self.dialogs.load(task.bot, task.dialog, ends.keeping_in(envelope), owner=ends.own(task))
                 except errors.NotFound:  # deleted while the answer was made: the answer is its caller's all the same
                     end = dataclasses.replace(end, messages=())
 
@@ -279,20 +285,3 @@ class Completion:
             metrics.chat_tokens.labels(kind, model).inc(row[f"{kind}_tokens"] or 0)
         for message in end.messages:
             metrics.messages.labels(message[1]).inc()
-
-
-def _own(task: Task) -> str:
-    """Return the user whose own dialog the task goes on with, '' for a dialog that the caller named."""
-    return task.user if task.kind == "chat.send" else ""
-
-
-def estimated(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """Return a usage that nobody measured, marked so."""
-    prompt = sum(tokens_in(str(message.get("content") or "")) + 3 for message in body["messages"])
-    completion = tokens_in(text) if text else 0
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "estimated": True,
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from app.bots.schemas import BotSettings
@@ -13,6 +13,7 @@ from app.core import clock
 from app.core.database import Sessions
 from app.history import repricing
 from app.llm import prices
+from app.llm.answers import Spent
 
 
 def of(
@@ -37,6 +38,25 @@ def of(
         provider or task.provider, names, usage, at, overrides=envelope.get("prices"), tier=tier
     )  # fmt: skip
     return charge.text if charge else None
+
+
+def of_all(
+    task: Task,
+    envelope: dict[str, Any],
+    usage: dict[str, Any] | None,
+    also: Sequence[Spent],
+    *,
+    provider: str = "",
+    model: str = "",
+    tier: str = "",
+) -> str | None:
+    """Return what a task costs with all that was asked for it; None where one price of that is unknown."""
+    cost = of(task, envelope, usage, provider=provider, model=model, tier=tier)
+    if not also:
+        return cost
+    others = [of(task, envelope, spent.usage, provider=spent.provider, model=spent.model) for spent in also]
+    found = [decimal.Decimal(each) for each in ([cost] if usage else []) + others if each is not None]
+    return f"{sum(found, decimal.Decimal(0)):.10f}" if len(found) == len(others) + bool(usage) else None
 
 
 def overrides(settings: BotSettings) -> dict[str, dict[str, str]]:

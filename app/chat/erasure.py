@@ -6,6 +6,7 @@ import contextlib
 
 import orjson
 
+from app.chat.cached import CachedAnswers
 from app.chat.tasks import Tasks
 from app.core import announcements, clock, errors, ids
 from app.core.database.engine import Sessions
@@ -24,7 +25,14 @@ class Erasure:
     """Forgets users."""
 
     def __init__(
-        self, tasks: Tasks, dialogs: LiveDialogs, days: Days, keys: Keys, sessions: Sessions, shards: int
+        self,
+        tasks: Tasks,
+        dialogs: LiveDialogs,
+        days: Days,
+        keys: Keys,
+        sessions: Sessions,
+        shards: int,
+        cached: CachedAnswers,
     ) -> None:
         self.tasks = tasks
         self.dialogs = dialogs
@@ -32,13 +40,15 @@ class Erasure:
         self.keys = keys
         self.sessions = sessions
         self.shards = shards
+        self.cached = cached
 
     def erase(self, bot: str, user: str) -> None:
-        """Forget a user's dialogs, contexts, answers and history; his open tasks are cancelled first.
+        """Forget a user's dialogs, contexts, answers (kept ones, too) and history; his open tasks are cancelled first.
 
         The day's count stays, so that nobody erases himself a second day."""
         shard = ids.shard_of(bot, self.shards)
         self._end_tasks(self._recent_tasks(bot, user, shard))
+        self.cached.forget(bot, user)
         unwritten = self._unwritten_dialogs(bot, user)
         with self.sessions.begin() as session:
             reads.begin_erasure(session)
@@ -50,7 +60,7 @@ class Erasure:
         known = store.call("HGET", self.keys.of_user("profile", shard, bot, user), "dialog")
         for ref in {*refs, *unwritten, *([known.decode()] if known else [])}:
             self.dialogs.bury(bot, ref, user)
-        store.call("DEL", self.keys.of_user("session", shard, bot, user))
+        store.call("DEL", *(self.keys.of_user(name, shard, bot, user) for name in ("session", "user_context")))
         self.days.change(shard, bot, user)
 
     def _unwritten_dialogs(self, bot: str, user: str) -> list[str]:

@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from app.chat import records
+from app.chat import records, spending
 from app.chat.records import Task
 from app.chat.rows import Final
-from app.core import errors, ids
+from app.chat.spending import BudgetSeeds, Part
+from app.core import errors, ids, metrics
 from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Said
+from app.limits import budgets
 from app.webhooks.deliveries import TRIED_MS
 
 MAX_DEATHS = 5
 """How many workers may die over a task before it is taken for poison: so many that one which merely shared a worker with poison, or met
 a bad minute, is not; and so few that it is told before the task's deadline."""
+_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,11 +53,14 @@ class CancelledMeanwhile(Exception):
 class Ledger:
     """Knows where every open task is."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, queue: Queue, events: Events) -> None:
+    def __init__(
+        self, scripts: Scripts, keys: Keys, queue: Queue, events: Events, budgets: BudgetSeeds | None = None
+    ) -> None:
         self.scripts = scripts
         self.keys = keys
         self.queue = queue
         self.events = events
+        self.budgets = budgets
 
     def claim(self, ref: str, lease_ms: int) -> tuple[Task, int] | None:
         """Take a queued task under a lease; return it and how long its message waited, ms, or None if it is not to be run."""
@@ -185,13 +191,44 @@ class Ledger:
         )
         return None if reply[0] == 1 else reply[1].decode() if len(reply) > 1 else ""
 
+    def top_up(self, task: Task, nano_usd: int) -> bool:
+        """Raise what a running task has reserved of its budgets to so much; False where one does not hold it, and nothing is changed.
+
+        True without budgets, where enough is reserved, and where the task is another attempt's by now.
+        """
+        if not task.budget or nano_usd <= task.reserved:
+            return True
+        shard = ids.shard_in(task.ref)
+        budget, date = budgets.of_record(task.budget)
+        month = budgets.month_of(budget.zone, date)
+        names = [self.keys.of_task("task", task.ref), *spending.names(self.keys, shard, task.bot, budget, month)]
+        for _ in range(_ROUNDS):
+            reply = self.scripts.run("chat/top_up", names, [task.ref, task.attempt, nano_usd, month.dd])
+            if reply[0] == -2 and self.budgets is not None:
+                missing = [budget.allowances[number - 1] for number in reply[1:]]
+                self.budgets.seed(shard, task.bot, month, missing)
+                continue
+            if reply[0] == 0:
+                metrics.budget_refusals.labels(budget.allowances[reply[1] - 1].scope).inc()
+                return False
+            if reply[0] == 1:
+                task.reserved = reply[1]
+            return True
+        raise errors.Unavailable("The budgets could not be read. Try again.")
+
     def finish(self, task: Task, end: End) -> str | None:
         """End a task; return None when done (also when this very end was stored before), else the state that another gave it.
 
         Raise `DialogMissing` when its dialog is to be loaded first, `CancelledMeanwhile` when it is to be settled as cancelled."""
-        reply = self.scripts.run("chat/finish", self._finish_keys(task), self._finish_args(task, end))
+        part = self._budgets(task, end)
+        reply = self.scripts.run(
+            "chat/finish", [*self._finish_keys(task), *part.names], self._finish_args(task, end, part)
+        )
         if reply[0] == 1:
-            self._send(reply[3:])
+            told = 4 + reply[3]
+            self._send(reply[told:])
+            if task.budget:
+                self._tell_budgets(task, end, reply[4:told])
             self._ask_drains(task.ref)
             self._next_in_lane(reply[2].decode())
             if task.webhook:
@@ -202,6 +239,16 @@ class Ledger:
         if reply[0] == 2:
             raise CancelledMeanwhile
         return reply[1].decode() if len(reply) > 1 else ""
+
+    def _budgets(self, task: Task, end: End) -> Part:
+        if not task.budget:
+            return spending.NONE
+        return spending.settle(self.keys, self.queue, task.ref, task.bot, task.budget, task.reserved, end.told.facts)
+
+    def _tell_budgets(self, task: Task, end: End, alerts: list[Any]) -> None:
+        spending.tell_overrun(task.reserved, end.told.facts)
+        if alerts:
+            spending.tell_alerts(self.queue, ids.shard_in(task.ref), budgets.of_record(task.budget)[0], alerts)
 
     def _next_in_lane(self, ref: str) -> None:
         """Let the next of a dialog in; the windows it must pass are its own user's. If we die before, the sweep does it."""
@@ -251,7 +298,7 @@ class Ledger:
         names += [keys.of_bot(name, shard, task.bot) for name in ("dialogs_here", "dialogs_dirty")]
         return [*names, *self._lane(task), *self.events.names(shard), *self._hook(task)]
 
-    def _finish_args(self, task: Task, end: End) -> list[Any]:
+    def _finish_args(self, task: Task, end: End, part: Part) -> list[Any]:
         shard = ids.shard_in(task.ref)
         said = [part for message in end.messages for part in message]
         delta = (end.tokens - task.estimate) if task.token_limit else 0
@@ -279,6 +326,7 @@ class Ledger:
             TRIED_MS,
             self.queue.deliver,
             self.queue.drain("hooks", shard),
+            part.argument,
             len(said),
             *said,
             *records.pairs(end.fields),

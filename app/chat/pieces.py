@@ -12,10 +12,12 @@ from app.chat.ledger import Ledger
 from app.chat.records import Task
 from app.core import errors
 from app.llm.answers import Answer
+from app.llm.chunks import FILTERED, begins
 
 COALESCE_S = 0.03
 _AGAIN_S = 0.25  # after Redis could not be reached
 _PATIENCE_S = 60.0
+_TEXTS = ("content", "refusal", "reasoning_content")
 
 
 class Pieces:
@@ -118,17 +120,28 @@ class Whole:
         self.usage: dict[str, Any] | None = None
         self._first: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
-
-    @property
-    def began(self) -> bool:
-        return bool(self._choices)
+        self.began = False
+        """Whether something of the answer has come."""
 
     @property
     def text(self) -> str:
         return str(self._choices[0]["message"]["content"] or "") if 0 in self._choices else ""
 
+    @property
+    def filtered(self) -> bool:
+        return any(choice["finish_reason"] == FILTERED for choice in self._choices.values())
+
+    @property
+    def said(self) -> str:
+        """Return all that has come, of every choice: thoughts, refusals and calls of tools are paid for, too."""
+        messages = [choice["message"] for choice in self._choices.values()]
+        calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
+        found = [message.get(name) for message in messages for name in _TEXTS]
+        return "\n".join(filter(None, [*found, *(call[name] for call in calls for name in ("name", "arguments"))]))
+
     def add(self, chunk: dict[str, Any]) -> None:
         self._first = self._first or chunk
+        self.began = self.began or begins(chunk)
         if chunk.get("usage"):
             self.usage = chunk["usage"]
         for choice in chunk.get("choices") or []:
@@ -147,7 +160,7 @@ class Whole:
         )
         message = whole["message"]
         delta = choice.get("delta") or {}
-        for name in ("content", "refusal", "reasoning_content"):
+        for name in _TEXTS:
             if delta.get(name):
                 message[name] = (message.get(name) or "") + delta[name]
         for call in delta.get("tool_calls") or []:
@@ -167,9 +180,9 @@ class Whole:
             "choices": [self._choices[i] for i in sorted(self._choices)],
             "usage": usage,
         }
-        return Answer(
-            orjson.dumps(body), provider, body["model"], self.text, usage, tier=first.get("service_tier") or ""
-        )
+        reason = body["choices"][0]["finish_reason"] if body["choices"] else None
+        tier = first.get("service_tier") or ""
+        return Answer(orjson.dumps(body), provider, body["model"], self.text, usage, reason, tier)
 
 
 def _add_tool_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:

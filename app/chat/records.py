@@ -60,6 +60,15 @@ class Task:
     meta: bytes = b""
     shape: bytes = b""
     webhook: str = ""
+    cache: str = ""
+    """Where the bot keeps answers: miss, or bypass; whether an answer was found is told by `cached`."""
+    cached: str = ""
+    """Where an answer came from that no model was asked for: fixed, exact or semantic."""
+    budget: bytes = b""
+    reserved: int = 0
+    prompt: str = ""
+    prompt_version: int = 0
+    variant: str = ""
 
     @property
     def open(self) -> bool:

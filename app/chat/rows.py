@@ -8,6 +8,7 @@ import orjson
 
 from app.chat import signals
 from app.chat.records import Task
+from app.limits import budgets
 from app.llm.prices import tokens
 
 
@@ -28,6 +29,14 @@ def pending(
         "type": kind, "provider": provider, "model": model, "request": request, "request_id": request_id, "dialog": dialog,
         "tg": telegram_id, "language": language,
     }  # fmt: skip
+
+
+def prompt(name: str, version: int, variant: str | None) -> dict[str, Any]:
+    """Return the members of a row, and of a record, that tell of a request's prompt; none without one."""
+    if not name:
+        return {}
+    told: dict[str, Any] = {"prompt": name, "prompt_version": version}
+    return told | {"variant": variant} if variant else told
 
 
 def final(
@@ -58,6 +67,8 @@ def final(
         "reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens"),
         "message": message, "attempts": task.attempt, "counted": counted, "cached": cached, "date": task.date or None,
         "tg": task.telegram_id, "request_id": task.request_id, "dialog": task.dialog or None, "exchange": exchange,
+        "key": task.key or None, "reserved": budgets.usd(task.reserved) if task.budget else None,
+        **prompt(task.prompt, task.prompt_version, task.variant),
     }  # fmt: skip
     return Final(orjson.dumps(facts), signals.ended(task, facts), facts)
 

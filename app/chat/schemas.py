@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from app.bots.schemas import checked_user
+from app.prompts.schemas import PromptUse, Variables
 
 UserName = Annotated[str, Field(min_length=1, max_length=128, description="A string that you know your user by.")]
 SessionName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -51,6 +52,9 @@ class _Options(pydantic.BaseModel):
     response_format: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
 
+    prompt: PromptUse | None = Field(
+        None, description="One of the bot's prompts, rendered as the system message that goes first."
+    )
     background: bool = Field(False, description="Submit and poll: 202 with the task.")
     session_id: SessionName | None = Field(None, description="Groups requests into a session.")
     webhook_url: str | None = Field(
@@ -84,6 +88,7 @@ class ReplyRequest(_Options):
     """A user's message in a dialog, with OpenAI's options for the answer."""
 
     content: str = Field(min_length=1, max_length=200_000)
+    variables: Variables | None = Field(None, description="What the bot's own prompt is given.")
 
     @pydantic.model_validator(mode="after")
     def _of_the_dialog(self) -> ReplyRequest:
@@ -95,7 +100,16 @@ class ReplyRequest(_Options):
         return self
 
 
-OURS = ("background", "dialog_id", "session_id", "webhook_url", "cancel_on_disconnect", "stream", "stream_options")
+OURS = (
+    "prompt",
+    "background",
+    "dialog_id",
+    "session_id",
+    "webhook_url",
+    "cancel_on_disconnect",
+    "stream",
+    "stream_options",
+)
 
 
 class SendRequest(pydantic.BaseModel):
@@ -110,6 +124,7 @@ class SendRequest(pydantic.BaseModel):
         None, max_length=16, description="ru, uk or en: the language of texts that are shown to the user."
     )
     session_id: SessionName | None = None
+    variables: Variables | None = Field(None, description="What the bot's own prompt is given.")
 
     @pydantic.field_validator("user_id")
     @classmethod

@@ -16,7 +16,8 @@ def ended(task: Task, row: dict[str, Any]) -> bytes:
         "provider": row["provider"], "model": row["model"], "tokensUsed": row["tokens"], "promptTokens": row["prompt_tokens"],
         "completionTokens": row["completion_tokens"], "cachedTokens": row["cached_tokens"],
         "reasoningTokens": row["reasoning_tokens"], "requestType": row["type"], "status": row["status"],
-        "cached": row["cached"], "attempts": row["attempts"], "errorCode": row["code"],
+        "cached": row["cached"], "attempts": row["attempts"], "errorCode": row["code"], "promptName": row.get("prompt"),
+        "promptVersion": row.get("prompt_version"), "variant": row.get("variant"),
     }  # fmt: skip
     properties = {name: value for name, value in known.items() if value is not None}
     if row["cost"] is not None:
@@ -33,6 +34,11 @@ def refused(bot: str, user: str, kind: str, model: str) -> bytes:
     return _event(bot, user, events.LIMIT, events.LIMIT_EXCEEDED, properties, None)
 
 
+def alerted(bot: str) -> bytes:
+    """Return the event of a budget that is used up to a step, as JSON; the script adds which, and who."""
+    return _event(bot, None, events.LIMIT, events.BUDGET_ALERT, {}, None)
+
+
 def shape(body: dict[str, Any], *, stream: bool) -> bytes:
     """Return what the events tell of a request: how many messages it has, and its options; never what it says."""
     told: dict[str, Any] = {"messages": len(body.get("messages") or ())}
@@ -44,7 +50,7 @@ def shape(body: dict[str, Any], *, stream: bool) -> bytes:
     return orjson.dumps(told | {"stream": True} if stream else told)
 
 
-def _event(bot: str, user: str, type_: str, name: str, properties: dict[str, Any], metadata: Any) -> bytes:
+def _event(bot: str, user: str | None, type_: str, name: str, properties: dict[str, Any], metadata: Any) -> bytes:
     members = {
         "botId": bot, "eventType": type_, "eventName": name, "userId": user, "service": events.SERVICE, "properties": properties,
     }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.chat import prompts, rows
+from app.chat import prompts, reservations, rows
 from app.chat.admission import Admission, Request
 from app.chat.records import Task
 from app.core import errors, ids, logs
@@ -17,6 +17,7 @@ from app.dialogs.live import Context, LiveDialogs
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Message
 from app.limits.standing import Limits
+from app.llm.providers import Providers
 
 KIND = "dialog.summary"
 USER = "key:summaries"
@@ -27,15 +28,16 @@ _DEADLINE_MS = 300_000
 _AGAIN_S = 120
 _MOST_CHARACTERS = 8000
 _MOST_TOKENS = 6000
-_KEPT = ("store", "dialog_ttl_ms", "kept", "exchanges", "context_tokens", "prices")
+_KEPT = ("store", "dialog_ttl_ms", "kept", "exchanges", "context_tokens", "prices", "mask")
 _log = logs.get(__name__)
 
 
 class Summaries:
     """Asks for summaries, and builds what the model is given for one."""
 
-    def __init__(self, admission: Admission, dialogs: LiveDialogs) -> None:
+    def __init__(self, admission: Admission, dialogs: LiveDialogs, providers: Providers) -> None:
         self.admission = admission
+        self.providers = providers
         self.dialogs = dialogs
 
     def wanted(self, task: Task, envelope: dict[str, Any], context: Context) -> bool:
@@ -55,12 +57,14 @@ class Summaries:
         kept = {name: envelope[name] for name in _KEPT if name in envelope}
         fields = {
             "kind": KIND, "model": task.model, "stream": False, "request_id": task.request_id, "trace": task.trace,
-            "dialog": task.dialog, "key": task.key, "telegram_id": None, "provider": task.provider,
+            "dialog": task.dialog, "key": "", "telegram_id": None, "provider": task.provider,
         }  # fmt: skip
-        made = orjson.dumps({"body": {"messages": []}, "spoken": False, "fold": folding, **kept})
+        made = {"body": {"messages": []}, "spoken": False, "fold": folding, **kept}
+        budget = reservations.of_bots_own(task.budget, task.model, self.providers, task.bot, made)
         request = Request(
-            ids.new_ref(shard), task.bot, USER, Limits(bot_window=task.bot_window), _DEADLINE_MS, made, row, fields
-        )
+            ids.new_ref(shard), task.bot, USER, Limits(bot_window=task.bot_window), _DEADLINE_MS, orjson.dumps(made), row, fields,
+            budget=budget,
+        )  # fmt: skip
         request.fingerprint = "summary"
         # The same fold is asked for by every answer until it is done, and by the next ones again if it failed.
         request.idempotency = _digest(f"summary {task.dialog} {context.folded} {int(time.time()) // _AGAIN_S}")

@@ -22,6 +22,7 @@ from app.dialogs import indexing, retention
 from app.dialogs.live import LiveDialogs
 from app.history import partitions, sessions, stale
 from app.history import retention as expiry
+from app.llm.cache import meanings
 from app.webhooks import log
 
 STREAMS = ("history", "dialogs", "events", "publish", "hooks")
@@ -174,10 +175,11 @@ def expire_history(sessions_: Sessions, shards: int, *, budget_s: float = 1800.0
         kept = [(bot, settings.retention_days) for bot, settings in bots.everyone(session)]
     random.shuffle(kept)
     gone = expiry.expire(sessions_, kept, shards=shards, budget_s=budget_s)
-    told = {name: getattr(gone, name) for name in ("requests", "sessions", "exchanges")}
+    told = {name: getattr(gone, name) for name in ("requests", "sessions", "exchanges", "feedback")}
     _log.info("history_expired", months=[month.isoformat() for month in gone.months], **told)
     if not gone.done:
         _log.warning("history_expiry_out_of_time", budget_s=budget_s)
+    meanings.purge(sessions_)
 
 
 def make_reports(analytics: Sessions) -> int:

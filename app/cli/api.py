@@ -8,6 +8,7 @@ import sys
 import click
 
 from app.core import settings as settings_
+from app.llm import providers
 
 # granian counts connections here, idle ones too; threads are what bounds the work, and waiters leave 64 of them free
 _CONNECTIONS = 16_384
@@ -19,6 +20,7 @@ _CONNECTIONS = 16_384
 def command(host: str | None, port: int | None) -> None:
     """Run the API."""
     settings = settings_.current()
+    providers.read(settings)  # a mistake in it is told here, once, and not by each process
     options = {
         "host": host or settings.host,
         "port": port or settings.port,

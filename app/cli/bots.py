@@ -74,12 +74,20 @@ def show(bot: str) -> None:
 def set_(bot: str, settings: tuple[str, ...]) -> None:
     """Change a bot's settings. `KEY=` sets none where that is allowed, `KEY=@FILE` takes a file's content."""
     from app.bots import announce, bots, schemas
+    from app.chat import personal
+    from app.prompts import versions
+    from app.webhooks.receivers import Receivers
 
     given = checked(schemas.BotChange, _change(settings))
     with target.site() as site:
+        receivers = Receivers(allow_private=site.settings.webhook_allow_private)
+        personal.check_url(receivers, given.settings)
+        if given.settings.alerts_webhook_url:
+            receivers.check(given.settings.alerts_webhook_url)
         with site.sessions.begin() as session:
             owner = organisation(session)
             row = bots.change(session, owner, str(find(session, owner, bot).id), given)
+            versions.expect(session, str(row.id), given.settings)
         announce.bot_changed(site.store, site.keys, str(row.id))
     click.echo(f"Changed: {', '.join(sorted(_names(settings)))}.")
 

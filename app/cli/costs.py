@@ -46,12 +46,13 @@ def show(model: str | None, bot: str, provider: str) -> None:
     from app.cli import bots
 
     with site.opened() as runtime:
+        _ = runtime.providers  # by whose file the table of prices knows them
         identifier, settings = _bots(runtime, bot)[0]
         own = costs.overrides(settings)
         names = (
             [(provider, model, None)]
             if model
-            else _used(runtime, identifier, [*own, settings.model or runtime.settings.default_model])
+            else _used(runtime, identifier, [*own, settings.model or runtime.providers.default_model])
         )
     rows = [_line(provider, name, requests, own) for provider, name, requests in names]
     titles = ["model", "provider", "input", "cached", "output", "reasoning", "price of", "requests"]
@@ -83,6 +84,7 @@ def reprice(
     tally = _Tally()
     prices.load()
     with site.opened() as runtime:
+        _ = runtime.providers  # by whose file the table of prices knows them
         try:
             for identifier, settings in _bots(runtime, bot):
                 _reprice(runtime, identifier, settings, tally, since, until, everything=everything, dry_run=dry_run)

@@ -36,6 +36,8 @@ def command() -> None:
 )
 @click.option("--provider", help="Requests of this provider alone.")
 @click.option("--model", help="Requests of this model alone.")
+@click.option("--prompt", help="Requests made with this prompt alone.")
+@click.option("--variant", help="Requests of this variant alone, as EXPERIMENT/VARIANT.")
 @click.option("--from", "since", type=Moment(), help="Requests admitted then or later; a date is its beginning in UTC.")
 @click.option("--to", "until", type=Moment(), help="Requests admitted before.")
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)

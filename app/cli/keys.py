@@ -34,15 +34,27 @@ def command() -> None:
 )
 @click.option("--daily-limit", type=click.IntRange(0), help="Requests a day that name no user; default: no limit.")
 @click.option("--rate-limit-per-minute", type=click.IntRange(0), help="Requests a minute that name no user.")
+@click.option("--daily-budget", metavar="USD", help="What its requests may cost in a day; default: no limit.")
+@click.option("--monthly-budget", metavar="USD", help="What they may cost in a month.")
 def create(
-    bot: str, organisation: bool, name: str, scopes: str, daily_limit: int | None, rate_limit_per_minute: int | None
+    bot: str,
+    organisation: bool,
+    name: str,
+    scopes: str,
+    daily_limit: int | None,
+    rate_limit_per_minute: int | None,
+    daily_budget: str | None,
+    monthly_budget: str | None,
 ) -> None:
     """Make a key. It goes to standard output, this once: it is kept nowhere."""
     from app.bots import keys, schemas
     from app.cli import bots
 
     wanted = ["org"] if organisation else [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    limits = {"daily_limit": daily_limit, "rate_limit_per_minute": rate_limit_per_minute}
+    limits = {
+        "daily_limit": daily_limit, "rate_limit_per_minute": rate_limit_per_minute, "daily_budget_usd": daily_budget,
+        "monthly_budget_usd": monthly_budget,
+    }  # fmt: skip
     given = bots.checked(schemas.KeyCreate, {"name": name or "made on the command line", "scopes": wanted, **limits})
     with target.site() as site, site.sessions.begin() as session:
         owner = bots.organisation(session)

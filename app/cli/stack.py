@@ -37,6 +37,7 @@ class Plan:
     flower: bool
     flower_port: int
     verbose: bool
+    telegram: bool = False
 
     @property
     def data(self) -> Path:
@@ -106,6 +107,8 @@ def processes(plan: Plan, env: Mapping[str, str], simulator_port: int) -> list[l
     ]
     if plan.flower:
         stages[1].append(_repliq("flower", env, "flower"))
+    if plan.telegram:
+        stages[1].append(_repliq("telegram", env, "telegram", stop_timeout=DRAIN_S))
     if plan.simulated:
         stages.insert(0, [_simulator(env, simulator_port)])
     return stages

@@ -38,21 +38,24 @@ def command(flower: bool, verbose: bool) -> None:
 
 def _plan(*, flower: bool, verbose: bool) -> Plan:
     from app.core import settings
+    from app.llm import providers
 
     current = settings.current()
+    providers.read(current)  # a mistake in the providers file is told before anything starts
     return Plan(
         host=current.host,
         port=current.port,
         data_dir=str(current.data_dir.absolute()),
         database_url=current.database_url,
         redis_url=current.redis_url,
-        simulated=not current.openai_api_key,
+        simulated=not current.openai_api_key and not current.llm_config,
         secret_key="" if current.secret_key == settings.DEFAULT_SECRET_KEY else current.secret_key,
         api_keys=current.api_keys,
         workers=current.worker_processes or current.cores,
         flower=flower,
         flower_port=current.flower_port,
         verbose=verbose,
+        telegram=bool(current.telegram_bot_token),
     )
 
 
@@ -165,7 +168,8 @@ def _progress(plan: Plan, what: str) -> Iterator[None]:
 def _names(children: Iterator[Child]) -> str:
     names = [child.name for child in children]
     workers = sum(name.startswith("worker-") for name in names)
-    parts = ["API" if name == "api" else name for name in names if not name.startswith("worker-")]
+    titles = {"api": "API", "telegram": "Telegram"}
+    parts = [titles.get(name, name) for name in names if not name.startswith("worker-")]
     parts.append(f"{workers} workers" if workers != 1 else "1 worker")
     return ", ".join(sorted(parts))
 
@@ -195,6 +199,8 @@ def _banner(plan: Plan, env: dict[str, str], took: float) -> None:
     say(f"  data       {plan.data}  (logs in {plan.logs.relative_to(plan.data.parent)}/)")
     if plan.flower:
         say(f"  Flower     {probes.origin(plan.host, plan.flower_port)}")
+    if plan.telegram:
+        say("  Telegram   the bot of TELEGRAM_BOT_TOKEN is served")
     if plan.simulated:
         say("  model      the bundled simulator answers; for real answers: OPENAI_API_KEY=sk-… make run")
     say("Try it:")

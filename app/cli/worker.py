@@ -12,6 +12,7 @@ import click
 
 from app.core import logs
 from app.core import settings as settings_
+from app.llm import providers
 
 _QUEUES = "chat,history,analytics,webhooks,maintenance"
 _STOP_S = 25.0
@@ -36,6 +37,7 @@ def command(name: str, queues: str, threads: int | None, grace: float) -> None:
     from tasks.app import app
 
     settings = settings_.current()
+    providers.read(settings)  # a mistake in it is told before Celery starts
     logs.configure(settings)
     full_name = f"{name}@{socket.gethostname()}"
     requests.pool_size = threads or settings.worker_threads

@@ -57,6 +57,11 @@ def _midnight_ms(here: zoneinfo.ZoneInfo, date: datetime.date) -> int:
     return int(datetime.datetime(date.year, date.month, date.day, tzinfo=here).timestamp() * 1000)
 
 
+def midnight_ms(name: str, date: datetime.date) -> int:
+    """Return a date's first instant in a zone, ms since the epoch."""
+    return _midnight_ms(zone(name), date)
+
+
 def rfc3339(ms: int | float) -> str:
     """Write an instant as RFC 3339 in UTC with milliseconds and `Z`."""
     seconds, rest = divmod(int(ms), 1000)  # a quarter of what strftime takes

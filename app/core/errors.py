@@ -95,6 +95,18 @@ class AlreadyFinished(RepliqError):
     code = "already_finished"
 
 
+class NotFinished(RepliqError):
+    """The task has not finished yet."""
+
+    code = "not_finished"
+
+
+class AlreadyExists(RepliqError):
+    """There is one of that name already."""
+
+    code = "already_exists"
+
+
 class DialogArchived(RepliqError):
     """The dialog is archived; restore it first."""
 
@@ -150,6 +162,19 @@ class LimitExceeded(RepliqError):
         super().__init__(message or f"The limit is reached: {code}.", code=code)
         self.retry_ms = retry_ms
         self.limits = limits
+
+
+class BudgetExceeded(LimitExceeded):
+    """A budget does not hold the request; `budget` says which, as the problem's member of that name has it."""
+
+    code = "budget_exceeded"
+    text = "error.budget"
+
+    def __init__(self, *, retry_ms: int = 0, limits: Any = None, budget: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            "budget_exceeded", retry_ms=retry_ms, limits=limits, message="A budget does not hold the request."
+        )
+        self.budget = budget or {}
 
 
 # What we could not do

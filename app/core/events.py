@@ -27,11 +27,13 @@ INTERACTION, LIMIT, SESSION, DIALOG, PROVIDER, MEASURE, PROFILE = (
 SUCCESS, ERROR, CANCELLED = "chat_completion_success", "chat_completion_error", "chat_completion_cancelled"
 REPRICED = "chat_completion_repriced"
 LIMIT_EXCEEDED = "limit_exceeded"
+BUDGET_ALERT = "budget_alert"
 SESSION_STARTED, SESSION_ENDED = "session_started", "session_ended"
 DIALOG_CREATED, DIALOG_ARCHIVED = "dialog_created", "dialog_archived"
 CIRCUIT_OPENED, CIRCUIT_CLOSED, PROVIDER_FALLBACK = "circuit_opened", "circuit_closed", "provider_fallback"
 TASK_DURATION = "task_duration"
 USER_UPDATED, USER_ERASED = "user_updated", "user_erased"
+FEEDBACK = "feedback"
 ENDED = {"success": SUCCESS, "error": ERROR, "cancelled": CANCELLED}
 """The events of an ended request, by its status in the history."""
 _ROUTES = {CIRCUIT_OPENED: CRITICAL, TASK_DURATION: PERFORMANCE}
@@ -107,7 +109,7 @@ def of_entry(fields: Mapping[str, str]) -> Event:
     """Read an outbox entry; raise `ValueError` or `KeyError` for what is none.
 
     Where a script wrote it, what only the script knew stands beside the event: `ref`, whose UUID is the event's; `at`, when the request
-    was admitted, which is the event's time, too; `end`; `session`; and the `code` of a refusal.
+    was admitted, which is the event's time, too; `end`; `session`; the `code` of a refusal; and `facts`, more properties as JSON.
     """
     members = orjson.loads(fields["event"])
     if "ref" not in fields:
@@ -118,8 +120,12 @@ def of_entry(fields: Mapping[str, str]) -> Event:
         told["responseTime"] = max(0, int(float(fields["end"])) - at_ms)
     if "code" in fields:
         told["code"] = fields["code"]
+    user = members.get("userId")
+    if "facts" in fields:
+        told |= orjson.loads(fields["facts"])
+        user = told.get("user", user)
     return Event(
-        ids.uuid_in(fields["ref"]), members["botId"], members["eventType"], members["eventName"], at_ms, members.get("userId"),
+        ids.uuid_in(fields["ref"]), members["botId"], members["eventType"], members["eventName"], at_ms, user,
         fields.get("session") or members.get("sessionId"), told, members.get("metadata"), members.get("service") or SERVICE,
         members.get("ipAddress"), members.get("userAgent"),
     )  # fmt: skip

@@ -7,7 +7,6 @@ is unbounded is possessive (`++`). Where a pattern alone would say too much, a c
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import re
 from collections.abc import Callable
@@ -15,19 +14,48 @@ from typing import Any
 
 _WORTH_A_LOOK = re.compile(r"[0-9@]")
 _NUMBER = re.compile(r"[0-9](?:[^0-9\n]{0,3}[0-9]){5}")
+_ESCAPE = re.compile(r"(?<!\\)(\\[bfnrt]|\\u[0-9A-Fa-f]{4})")
 _LONG = 256
 _LOOK_BACK = 24
+
+KINDS = ("email", "phone", "card", "iban", "ip", "secret", "passport", "snils", "taxid")
+Mark = Callable[[str, str], str]
+"""Returns what stands in place of something, by its kind and what it was."""
+
+
+def kind_alone(kind: str, _found: str) -> str:
+    return f"[{kind}]"
 
 
 def text(value: str) -> str:
     """Return a text with personal data and secrets replaced: `[email]`, `[phone]`, `[card]`, `[iban]`, `[ip]`, `[secret]`,
-    `[passport]`; files within it (data URLs, base64) by their type and length."""
+    `[passport]`, `[snils]`, `[taxid]`; files within it (data URLs, base64) by their type and length."""
     if not _WORTH_A_LOOK.search(value):  # all of them have an at sign or a digit
+        return value
+    if "base64," in value:
+        value = _DATA_URL.sub(_data_url, value)
+    return marked(_without_base64(value), kind_alone)
+
+
+def marked(value: str, mark: Mark) -> str:
+    """Return a text with personal data and secrets replaced as `mark` says; files in it stay."""
+    if not _WORTH_A_LOOK.search(value):
+        return value
+    if "PRIVATE KEY" in value:
+        value = _KEY_BLOCK.sub(lambda found: mark("secret", found[0]), value)
+    if "\\" not in value:
+        return _with_rules(value, mark)
+    # JSON, or what a program printed: the n of \n is no letter of what follows it.
+    return "".join(part if number % 2 else _with_rules(part, mark) for number, part in enumerate(_ESCAPE.split(value)))
+
+
+def _with_rules(value: str, mark: Mark) -> str:
+    if not _WORTH_A_LOOK.search(value):
         return value
     lower, has_number = value.lower(), _NUMBER.search(value) is not None
     for signs, of_a_number, replace in _RULES:  # to look for a few words costs a hundredth of a pattern
         if (has_number or not of_a_number) and (not signs or any(sign in lower for sign in signs)):
-            value = replace(value)
+            value = replace(value, mark)
     return value
 
 
@@ -52,7 +80,7 @@ def document(value: Any) -> Any:
 
 _DATA_URL = re.compile(r"data:([\w.+-]{1,64}/[\w.+-]{1,64})?(?:;[\w.=+-]{1,64}){0,4};base64,([A-Za-z0-9+/=_-]++)")
 _BASE64 = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_LONG},}}+={{0,2}}")
-_KINDS = [re.compile(kind) for kind in ("[a-z]", "[A-Z]", "[0-9]")]
+_CHARACTERS = [re.compile(kind) for kind in ("[a-z]", "[A-Z]", "[0-9]")]
 
 
 def _data_url(found: re.Match[str]) -> str:
@@ -65,7 +93,7 @@ def _without_base64(value: str) -> str:
 
 def _base64(found: re.Match[str]) -> str:
     whole = found[0]
-    return f"[base64, {_size(whole)} bytes]" if all(kind.search(whole) for kind in _KINDS) else whole
+    return f"[base64, {_size(whole)} bytes]" if all(kind.search(whole) for kind in _CHARACTERS) else whole
 
 
 def _size(encoded: str) -> int:
@@ -83,13 +111,14 @@ _KNOWN_SECRET = re.compile(r"""
       | SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+
       | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]++)?
     )""", re.VERBOSE)  # fmt: skip
-_TELEGRAM_TOKEN = re.compile(r"(?<![A-Za-z0-9])[0-9]{8,10}:[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])")
+_TELEGRAM_TOKEN = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=/bot))[0-9]{6,12}:[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])")
 _BEARER = re.compile(
     r"\b(bearer|authorization:[ \t]{0,4}(?:basic|token))([ \t]{1,8})([A-Za-z0-9._~+/-]{12,}+=*+)", re.IGNORECASE
 )
 _NAMED_SECRET = re.compile(
     r"""(?<![A-Za-z])(api[_ -]?key|access[_ -]?key(?:[_ -]?id)?|secret(?:[_ -]?(?:access[_ -]?)?key)?|(?:access[_ -]?|auth[_ -]?)?token"""
-    r"""|password|passwd|pwd|пароль|ключ)(["']?[ \t]{0,4}[:=][ \t]{0,4}["']?)([^\s"',;<>\[\]]{8,}+)""",
+    r"""|password|passwd|pwd|пароль|ключ|токен|секрет)"""
+    r"""((?:\\?["'])?[ \t]{0,4}[:=][ \t]{0,4}(?:\\?["'])?)((?:[^\s"',;<>\[\]\\]|\\(?!["'])){8,}+)""",
     re.IGNORECASE,
 )
 
@@ -100,26 +129,38 @@ _SECRETS_BEGIN = (
 )  # fmt: skip
 
 
-def _known_secret(found: re.Match[str]) -> str:
-    return "[secret]" if _has_digit(found[0]) else found[0]
+def _known_secret(found: re.Match[str], mark: Mark) -> str:
+    return mark("secret", found[0]) if _has_digit(found[0]) else found[0]
 
 
-def _bearer(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2]}[secret]" if _has_digit(found[3]) else found[0]
+def _url_password(found: re.Match[str], mark: Mark) -> str:
+    return mark("secret", found[0][:-1]) + "@"
 
 
-def _named_secret(found: re.Match[str]) -> str:
+def _telegram_token(found: re.Match[str], mark: Mark) -> str:
+    return mark("secret", found[0])
+
+
+def _bearer(found: re.Match[str], mark: Mark) -> str:
+    return f"{found[1]}{found[2]}{mark('secret', found[3])}" if _has_digit(found[3]) else found[0]
+
+
+def _named_secret(found: re.Match[str], mark: Mark) -> str:
     is_one = _has_digit(found[3]) and any(character.isalpha() for character in found[3])
-    return f"{found[1]}{found[2]}[secret]" if is_one else found[0]
+    return f"{found[1]}{found[2]}{mark('secret', found[3])}" if is_one else found[0]
 
 
 def _has_digit(value: str) -> bool:
-    return _KINDS[2].search(value) is not None
+    return _CHARACTERS[2].search(value) is not None
 
 
 # Addresses of people.
 
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]++@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+
+
+def _email(found: re.Match[str], mark: Mark) -> str:
+    return mark("email", found[0])
 
 
 # Accounts and cards.
@@ -147,14 +188,14 @@ _CARD_ISSUER = re.compile(
 )  # Visa; Mastercard and Maestro, Mir, JCB; UnionPay and Discover; American Express; Diners
 
 
-def _without_ibans(value: str) -> str:
+def _without_ibans(value: str, mark: Mark) -> str:
     """Replace IBANs: where one begins, its country says how long it is."""
     kept, position = [], 0
     for head in _IBAN_HEAD.finditer(value):
         length = _IBAN_LENGTHS.get(head[0][:2].upper())
         rest = _IBAN[length].match(value, head.end()) if length and head.start() >= position else None
         if rest and _mod_97(head[0] + rest[0]):
-            kept += [value[position : head.start()], "[iban]"]
+            kept += [value[position : head.start()], mark("iban", head[0] + rest[0])]
             position = rest.end()
     return "".join([*kept, value[position:]])
 
@@ -166,9 +207,9 @@ def _mod_97(iban: str) -> bool:
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
 
-def _card(found: re.Match[str]) -> str:
+def _card(found: re.Match[str], mark: Mark) -> str:
     digits = re.sub("[^0-9]", "", found[0])
-    return "[card]" if _CARD_ISSUER.fullmatch(digits) and _luhn(digits) else found[0]
+    return mark("card", found[0]) if _CARD_ISSUER.fullmatch(digits) and _luhn(digits) else found[0]
 
 
 def _luhn(digits: str) -> bool:
@@ -181,15 +222,67 @@ def _luhn(digits: str) -> bool:
 
 _NAMED_PASSPORT = re.compile(
     r"(?<!\w)((?:загран)?(?:паспорт|passport)\w{0,6}|сері[яїю]|сери[яию]|id[ -]?card|id[ -]?карт\w{0,3}|посвідчення)([^0-9\n]{0,40})"
-    r"([0-9]{2}[ -]?[0-9]{2}[^0-9\n]{0,12}[0-9]{6}|[0-9]{2}[ -]?(?:№ ?)?[0-9]{7})(?![0-9])",
+    r"([0-9]{2}[ -]?[0-9]{2}[^0-9\n\]]{0,12}[0-9]{6}|[0-9]{2}[ -]?(?:№ ?)?[0-9]{7}"
+    r"|(?<!\w)(?-i:[A-ZА-ЯҐЄІЇ]{2})[ -]?(?:№ ?)?[0-9]{6})(?![0-9])",
     re.IGNORECASE,
 )
-_BOOKLET = re.compile(r"(?<!\w)([А-ЩЬЮЯҐЄІЇ]{2})[ \u00a0-]?(?:№ ?)?[0-9]{6}(?!\w)")
+_BOOKLET = re.compile(r"(?<!\w)([А-ЩЬЮЯҐЄІЇ]{2})[ \u00a0-]?(?:№ ?)?[0-9]{6}(?!-?\w)")
 _WORDS_OF_TWO = re.compile(r"[ДП]О|ОТ|Н[АЕИІ]|З[АІ]|[ИІ]З|ВО|[СК]О|ОБ|[ТЦЩ][ОЕ]|[МВТ][ЫИ]|ОН|ЯК|РФ|[ЄЕ]С")
 
 
-def _booklet(found: re.Match[str]) -> str:
-    return found[0] if _WORDS_OF_TWO.fullmatch(found[1]) else "[passport]"
+def _named_passport(found: re.Match[str], mark: Mark) -> str:
+    return f"{found[1]}{found[2]}{mark('passport', found[3])}"
+
+
+def _booklet(found: re.Match[str], mark: Mark) -> str:
+    return found[0] if _WORDS_OF_TWO.fullmatch(found[1]) else mark("passport", found[0])
+
+
+# Numbers of people: Russia's SNILS and INN, Ukraine's RNOKPP. Where neither their form nor a word says what they are they stay: one
+# number of ten passes the checks of some by chance. What does not pass them is no such number, whatever the word.
+
+_SNILS = re.compile(r"(?<![\w-])[0-9]{3}-[0-9]{3}-[0-9]{3}[ -][0-9]{2}(?![\w-])")
+_NAMED_NUMBER = re.compile(
+    r"(?<!\w)((?:снилс|snils|инн|inn|іпн|ипн|рнокпп|rnokpp|код дрфо"
+    r"|(?:ідентифікаційн|идентификационн|податков|налогов)\w{0,4} (?:код|номер)\w{0,3}(?: платника податків| налогоплательщика)?)(?!\w)"
+    r"[^0-9\n\]]{0,16})([0-9](?:[ -]?[0-9]){9,11})(?![0-9])",
+    re.IGNORECASE,
+)
+_INN_10, _INN_11, _INN_12 = (
+    (2, 4, 10, 3, 5, 9, 4, 6, 8),
+    (7, 2, 4, 10, 3, 5, 9, 4, 6, 8),
+    (3, 7, 2, 4, 10, 3, 5, 9, 4, 6, 8),
+)
+_RNOKPP = (-1, 5, 7, 9, 4, 6, 10, 5, 7)
+
+
+def _snils(found: re.Match[str], mark: Mark) -> str:
+    return mark("snils", found[0]) if _is_snils(_digits(found[0])) else found[0]
+
+
+def _named_number(found: re.Match[str], mark: Mark) -> str:
+    digits = _digits(found[2])
+    if len(digits) == 11 and _is_snils(digits):
+        return found[1] + mark("snils", found[2])
+    return found[1] + mark("taxid", found[2]) if _is_tax_number(digits) else found[0]
+
+
+def _is_snils(digits: list[int]) -> bool:
+    return sum(digit * (9 - place) for place, digit in enumerate(digits[:9])) % 101 % 100 == digits[9] * 10 + digits[10]
+
+
+def _is_tax_number(digits: list[int]) -> bool:
+    if len(digits) == 12:
+        return _check(digits, _INN_11) == digits[10] and _check(digits, _INN_12) == digits[11]
+    return len(digits) == 10 and digits[9] in (_check(digits, _INN_10), _check(digits, _RNOKPP))
+
+
+def _check(digits: list[int], weights: tuple[int, ...]) -> int:
+    return sum(digit * weight for digit, weight in zip(digits, weights, strict=False)) % 11 % 10
+
+
+def _digits(value: str) -> list[int]:
+    return [int(character) for character in value if character.isdigit()]
 
 
 # Addresses of machines. Four numbers may be a version or a paragraph, and two hexadecimal words with colons a name in a program.
@@ -203,16 +296,18 @@ _NO_ADDRESS = re.compile(
 )
 
 
-def _ipv4(found: re.Match[str]) -> str:
-    is_one = all(int(part) < 256 for part in found[0].split(".")) and not _NO_ADDRESS.search(_before(found))
-    return "[ip]" if is_one else found[0]
+def _ipv4(found: re.Match[str], mark: Mark) -> str:
+    parts = [int(part) for part in found[0].split(".")]
+    nobodys = parts[0] == 127 or not any(parts)  # this machine itself
+    is_one = max(parts) < 256 and not nobodys and not _NO_ADDRESS.search(_before(found))
+    return mark("ip", found[0]) if is_one else found[0]
 
 
-def _without_ipv6(value: str) -> str:
-    return _IPV6.sub(_ipv6, value) if "::" in value or value.count(":") >= 7 else value
+def _without_ipv6(value: str, mark: Mark) -> str:
+    return _rule(_IPV6, _ipv6)(value, mark) if "::" in value or value.count(":") >= 7 else value
 
 
-def _ipv6(found: re.Match[str]) -> str:
+def _ipv6(found: re.Match[str], mark: Mark) -> str:
     groups = [group for group in found[0].split(":") if group]
     if len(groups) < 2 or not _has_digit(found[0]):
         return found[0]
@@ -220,7 +315,7 @@ def _ipv6(found: re.Match[str]) -> str:
         ipaddress.IPv6Address(found[0])
     except ValueError:
         return found[0]
-    return "[ip]"
+    return mark("ip", found[0])
 
 
 # Phones: with a plus; in the forms of Russia, Ukraine and North America; and any seven digits or more that a word says to be one.
@@ -247,43 +342,42 @@ _AMOUNT = re.compile(r"\+?[0-9]{1,3}(?:[ \u00a0.,][0-9]{3}){2,4}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4}")
 
 
-def _phone(found: re.Match[str]) -> str:
+def _phone(found: re.Match[str], mark: Mark) -> str:
     digits = sum(character.isdigit() for character in found[0])
     if found[0][0] in "78" and digits != 11:
         return found[0]
     is_amount = _AMOUNT.fullmatch(found[0]) and (
         digits < 10 or found[0].endswith("000")
     )  # +250 000 000, and not +48 501 234 567
-    return found[0] if is_amount else "[phone]"
+    return found[0] if is_amount else mark("phone", found[0])
 
 
-def _named_phone(found: re.Match[str]) -> str:
+def _named_phone(found: re.Match[str], mark: Mark) -> str:
     if _AMOUNT.fullmatch(found[2]) or _DATE.match(found[2]):
         return found[0]
-    return f"{found[1]}[phone]"
+    return f"{found[1]}{mark('phone', found[2])}"
 
 
 def _before(found: re.Match[str]) -> str:
     return found.string[max(0, found.start() - _LOOK_BACK) : found.start()]
 
 
-def _rule(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str] | str) -> Callable[[str], str]:
-    return functools.partial(pattern.sub, replace)
+def _rule(pattern: re.Pattern[str], replace: Callable[[re.Match[str], Mark], str]) -> Callable[[str, Mark], str]:
+    return lambda value, mark: pattern.sub(lambda found: replace(found, mark), value)
 
 
-_RULES: tuple[tuple[tuple[str, ...], bool, Callable[[str], str]], ...] = (
-    (("base64,",), False, _rule(_DATA_URL, _data_url)),
-    ((), False, _without_base64),
-    (("private key",), False, _rule(_KEY_BLOCK, "[secret]")),
-    (("://",), False, _rule(_URL_PASSWORD, "[secret]@")),
+_RULES: tuple[tuple[tuple[str, ...], bool, Callable[[str, Mark], str]], ...] = (
+    (("://",), False, _rule(_URL_PASSWORD, _url_password)),
     (_SECRETS_BEGIN, False, _rule(_KNOWN_SECRET, _known_secret)),
-    ((":",), True, _rule(_TELEGRAM_TOKEN, "[secret]")),
+    ((":",), True, _rule(_TELEGRAM_TOKEN, _telegram_token)),
     (("bearer", "authorization"), False, _rule(_BEARER, _bearer)),
-    (("key", "token", "secret", "passw", "pwd", "пароль", "ключ"), False, _rule(_NAMED_SECRET, _named_secret)),
-    (("@",), False, _rule(_EMAIL, "[email]")),
+    (("key", "token", "secret", "passw", "pwd", "пароль", "ключ", "токен", "секрет"), False, _rule(_NAMED_SECRET, _named_secret)),
+    (("@",), False, _rule(_EMAIL, _email)),
     ((), True, _without_ibans),
-    (("паспорт", "passport", "сері", "сери", "id", "посвідчення"), True, _rule(_NAMED_PASSPORT, r"\1\2[passport]")),
+    (("паспорт", "passport", "сері", "сери", "id", "посвідчення"), True, _rule(_NAMED_PASSPORT, _named_passport)),
     ((), True, _rule(_BOOKLET, _booklet)),
+    (("-",), True, _rule(_SNILS, _snils)),
+    (("снилс", "snils", "нн", "inn", "пн", "рнокпп", "rnokpp", "дрфо", "номер", "код"), True, _rule(_NAMED_NUMBER, _named_number)),
     ((), True, _rule(_CARD, _card)),
     ((".",), False, _rule(_IPV4, _ipv4)),
     ((":",), False, _without_ipv6),
@@ -293,6 +387,6 @@ _RULES: tuple[tuple[tuple[str, ...], bool, Callable[[str], str]], ...] = (
         _rule(_NAMED_PHONE, _named_phone),
     ),
     ((), True, _rule(_PHONE, _phone)),
-)
+)  # fmt: skip
 """What a text must have one of (in small letters) for a rule to apply, whether it needs six digits close together, and the rule; the
 longer and the surer ones first."""

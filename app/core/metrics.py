@@ -31,6 +31,14 @@ chat_requests = prometheus.Counter("chat_requests_total", "Ended chat requests",
 chat_tokens = prometheus.Counter("chat_tokens_total", "Tokens of chat requests", ["kind", "model"])
 chat_cost_usd = prometheus.Counter("chat_cost_usd_total", "Cost of chat requests, USD", ["provider", "model"])
 limit_refusals = prometheus.Counter("chat_limit_refusals_total", "Requests refused by a limit", ["code"])
+budget_refusals = prometheus.Counter(
+    "budget_refusals_total", "Requests that a budget did not hold, by whose", ["scope"]
+)
+budget_alerts = prometheus.Counter("budget_alerts_total", "Budgets of which so many percent were spent", ["percent"])
+budget_overruns = prometheus.Counter("budget_overruns_total", "Answers that cost more than was reserved for them")
+budget_unknown_costs = prometheus.Counter(
+    "budget_unknown_costs_total", "Answers under a budget whose cost is not known: what was reserved was charged"
+)
 limit_check_seconds = prometheus.Histogram("limit_check_seconds", "Admission, seconds", buckets=_FAST)
 history_save_seconds = prometheus.Histogram(
     "history_save_seconds", "One batch written to PostgreSQL, seconds", ["stream"], buckets=_SLOW
@@ -60,8 +68,17 @@ dialogs_cleaned = prometheus.Counter(
     "dialogs_cleaned_total", "Dialogs that cleanup let leave Redis, or deleted past their retention", ["how"]
 )
 
+user_contexts = prometheus.Counter(
+    "user_context_requests_total",
+    "Users' contexts: fetched, unchanged, empty or failed at the owner's server; cached; skipped, since it is down",
+    ["result"],
+)
 cache_requests = prometheus.Counter(
     "chat_cache_requests_total", "Answers looked for in the cache: hit, or miss", ["result"]
+)
+cache_hits = prometheus.Counter("chat_cache_hits_total", "Answers given without asking a model", ["source"])
+cache_embedding_tokens = prometheus.Counter(
+    "chat_cache_embedding_tokens_total", "Tokens of questions that were embedded for the semantic cache"
 )
 redis_operations = prometheus.Counter("dialog_redis_operations_total", "Lua scripts run", ["script", "status"])
 redis_seconds = prometheus.Histogram(
@@ -82,6 +99,14 @@ llm_seconds = prometheus.Histogram(
 llm_first_token_seconds = prometheus.Histogram(
     "llm_time_to_first_token_seconds", "Until a stream's first token, seconds", ["provider"], buckets=_SLOW
 )
+circuits_opened = prometheus.Counter("llm_circuit_opened_total", "Breakers that opened", ["provider", "model"])
+gate_refusals = prometheus.Counter(
+    "llm_gate_refusals_total", "Calls that did not reach a provider: its breaker open, its places full, or limited",
+    ["provider", "reason"],
+)  # fmt: skip
+fallbacks = prometheus.Counter(
+    "llm_fallbacks_total", "Calls that went to another target, as provider/model, than the one before", ["from", "to"]
+)
 price_unknown = prometheus.Counter("llm_price_unknown_total", "Answers of a model without a price", ["model"])
 
 beat_last_run = prometheus.Gauge(
@@ -97,17 +122,25 @@ for _code in (
     "overloaded",
 ):
     limit_refusals.labels(_code)
+for _scope in ("bot", "key", "user"):
+    budget_refusals.labels(_scope)
+for _percent in (50, 80, 100):
+    budget_alerts.labels(_percent)
 for _role in ("user", "assistant", "system", "tool"):
     messages.labels(_role)
 for _result in ("new", "known", "too_old"):
     analytics_events.labels(_result)
 for _result in ("delivered", "gone", "failed", "retried", "put_off"):
     webhook_deliveries.labels(_result)
+for _result in ("fetched", "unchanged", "empty", "failed", "cached", "skipped"):
+    user_contexts.labels(_result)
 for _result in ("taken", "dead"):
     events_consumed.labels(_result)
 for _result in ("hit", "miss"):
     context_reads.labels(_result)
     cache_requests.labels(_result)
+for _source in ("fixed", "exact", "semantic"):
+    cache_hits.labels(_source)
 
 
 KNOWN_MODELS: set[str] = set()
@@ -116,6 +149,24 @@ KNOWN_MODELS: set[str] = set()
 
 def model_label(model: object) -> str:
     return model if isinstance(model, str) and model in KNOWN_MODELS else "other"
+
+
+KNOWN_TARGETS: set[str] = set()
+"""The configured targets, as `provider/model`; the label of any other is `other`."""
+
+
+def target_label(target: str) -> str:
+    return target if target in KNOWN_TARGETS else "other"
+
+
+def expect_targets(targets: Iterable[tuple[str, str]]) -> None:
+    """Let the series of providers and models begin at 0."""
+    for provider, model in targets:
+        KNOWN_TARGETS.add(f"{provider}/{model}")
+        KNOWN_MODELS.add(model)
+        circuits_opened.labels(provider, model_label(model))
+        for reason in ("open", "full", "limited"):
+            gate_refusals.labels(provider, reason)
 
 
 def begin_serving() -> None:

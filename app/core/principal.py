@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from typing import Literal
 
 Kind = Literal["bot_key", "organisation_key"]
@@ -12,7 +13,8 @@ Kind = Literal["bot_key", "organisation_key"]
 class Principal:
     """The caller: an organisation, with one of its bots or (an organisation's key) with none, and what he may do.
 
-    `daily_limit` and `rate_limit_per_minute` are the key's own, for requests that name no user.
+    `daily_limit` and `rate_limit_per_minute` are the key's own, for requests that name no user; its budgets hold all of its requests,
+    and are kept since `budgets_since`, ms.
     """
 
     kind: Kind
@@ -23,3 +25,6 @@ class Principal:
     key_prefix: str
     daily_limit: int | None
     rate_limit_per_minute: int | None
+    daily_budget_usd: decimal.Decimal | None = None
+    monthly_budget_usd: decimal.Decimal | None = None
+    budgets_since: int = 0

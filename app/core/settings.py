@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import dotenv
 import pydantic
 import pydantic_settings
 from pydantic import Field
@@ -41,6 +42,7 @@ class Settings(pydantic_settings.BaseSettings):
     celery_broker_url: str = ""
     message_broker_url: str = ""
     secret_key: str = Field(DEFAULT_SECRET_KEY, min_length=16)
+    secret_key_before: CommaSeparated = []
 
     openai_api_key: str = ""
     openai_base_url: str = "https://api.openai.com/v1"
@@ -65,7 +67,9 @@ class Settings(pydantic_settings.BaseSettings):
     worker_threads: int = Field(100, ge=1, le=2_000)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    trusted_proxies: int = Field(0, ge=0, le=10)
     data_dir: Path = Path("var")
+    secrets_dir: str = ""
     cors_origins: CommaSeparated = []
     api_keys: CommaSeparated = []
     webhook_allow_private: bool = False
@@ -75,7 +79,7 @@ class Settings(pydantic_settings.BaseSettings):
     flower_basic_auth: str = ""
     flower_port: int = Field(5555, ge=1, le=65535)
 
-    @pydantic.field_validator("cors_origins", "api_keys", mode="before")
+    @pydantic.field_validator("cors_origins", "api_keys", "secret_key_before", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -100,10 +104,6 @@ class Settings(pydantic_settings.BaseSettings):
 
     @pydantic.model_validator(mode="after")
     def _production_is_safe(self) -> Settings:
-        if self.llm_config:
-            raise ValueError(
-                "LLM_CONFIG: the providers file is not read by this version; set OPENAI_BASE_URL and OPENAI_API_KEY"
-            )
         if self.redis_url.startswith("redis+cluster://") and not self.celery_broker_url:
             raise ValueError("CELERY_BROKER_URL must be set beside a Redis Cluster, which cannot carry the queue")
         if self.environment == "production":
@@ -158,14 +158,21 @@ def _same_redis(one: str, other: str) -> bool:
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: str | None = ".env") -> Settings:
-    """Read the settings anew; raise `ConfigurationError` with one line for each wrong value."""
+    """Read the settings anew; raise `ConfigurationError` with one line for each wrong value.
+
+    A setting that is in neither the environment nor `.env` may be a file of its name in `SECRETS_DIR`, as containers, Kubernetes and
+    systemd hand secrets over.
+    """
     if environ is not None:
         known = {
             name: value for name, value in ((n.lower(), v) for n, v in environ.items()) if name in Settings.model_fields
         }
         make = functools.partial(Settings.model_validate, known)
     else:
-        make = functools.partial(Settings, _env_file=env_file)
+        folder = _secrets_dir(env_file)
+        if folder and not Path(folder).is_dir():
+            raise errors.ConfigurationError(f"SECRETS_DIR: there is no folder {folder!r}")
+        make = functools.partial(Settings, _env_file=env_file, _secrets_dir=folder or None)
     try:
         return make()
     except pydantic.ValidationError as error:
@@ -180,6 +187,20 @@ def _line(item: Any) -> str:
         if name and "secret" not in name.lower() and "key" not in name.lower()
         else f"{name} {message}".strip()
     )
+
+
+def variable(name: str, env_file: str = ".env") -> str:
+    """Return a variable that another file names (the providers file their keys'): as a setting is looked for; '' without it."""
+    return os.environ.get(name) or dotenv.dotenv_values(env_file).get(name) or _secret(name, _secrets_dir(env_file))
+
+
+def _secrets_dir(env_file: str | None) -> str:
+    return os.environ.get("SECRETS_DIR") or (env_file and dotenv.dotenv_values(env_file).get("SECRETS_DIR")) or ""
+
+
+def _secret(name: str, folder: str) -> str:
+    path = Path(folder, name.lower())
+    return path.read_text().strip() if folder and path.is_file() else ""
 
 
 @functools.cache

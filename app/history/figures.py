@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import orm
 
 from app.core.database import plain
-from app.history import schemas, totals
+from app.history import feedback, schemas, totals
 
 _TIMEOUT = "30s"  # a key that asks without a user may have very many requests
 
@@ -81,6 +81,7 @@ def of_user(
         "first_request_at": schemas.moment(every.first_at) if every.first_at else None,
         "last_request_at": schemas.moment(every.last_at) if every.last_at else None,
         "models": _listed(found["model"]), "providers": _listed(found["provider"]),
+        **feedback.of_user(session, bot, user, since, until),
     }  # fmt: skip
 
 

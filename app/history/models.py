@@ -33,6 +33,14 @@ class RequestHistory(Base):
             "id",
             postgresql_where=sqlalchemy.text("status IN ('error', 'cancelled')"),
         ),
+        sqlalchemy.Index(
+            "ix_request_history_variant",
+            "bot_id",
+            "prompt",
+            "variant",
+            "created_at",
+            postgresql_where=sqlalchemy.text("variant IS NOT NULL"),
+        ),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -63,6 +71,43 @@ class RequestHistory(Base):
     updated_at: orm.Mapped[types.created_at]
     cached_tokens: orm.Mapped[int | None]
     reasoning_tokens: orm.Mapped[int | None]
+    api_key: orm.Mapped[str | None]
+    reserved: orm.Mapped[types.usd | None]
+    prompt: orm.Mapped[str | None]
+    prompt_version: orm.Mapped[int | None]
+    variant: orm.Mapped[str | None]
+
+
+class RequestFeedback(Base):
+    """What a user thought of an answer: `rating` 1 or -1. It may be told before its request is written: hence no foreign key.
+
+    `requested_at` is the request's admission, by which retention goes.
+    """
+
+    __tablename__ = "request_feedback"
+    __table_args__ = (
+        sqlalchemy.Index(None, "bot_id", "user_id"),
+        sqlalchemy.Index(None, "bot_id", "requested_at"),
+        sqlalchemy.Index(
+            "ix_request_feedback_variant",
+            "bot_id",
+            "prompt",
+            "variant",
+            postgresql_where=sqlalchemy.text("variant IS NOT NULL"),
+        ),
+    )
+
+    task_id: orm.Mapped[types.uuid_pk]
+    bot_id: orm.Mapped[uuid.UUID]
+    user_id: orm.Mapped[str]
+    rating: orm.Mapped[types.small]
+    comment: orm.Mapped[types.text | None]
+    prompt: orm.Mapped[str | None]
+    prompt_version: orm.Mapped[int | None]
+    variant: orm.Mapped[str | None]
+    requested_at: orm.Mapped[datetime.datetime]
+    created_at: orm.Mapped[types.created_at]
+    updated_at: orm.Mapped[types.created_at]
 
 
 class SessionHistory(Base):

@@ -12,7 +12,8 @@ from sqlalchemy import orm
 
 from app.bots import active, users
 from app.core import announcements, clock, events, ids, paging, ranks
-from app.history import locks, states
+from app.core.database import plain
+from app.history import feedback, locks, states
 from app.history.models import Exchange, RequestHistory, RequestTotals
 
 _SKEW = datetime.timedelta(days=2)  # an id's time is its maker's clock, `created_at` is Redis'
@@ -41,7 +42,7 @@ def list_tasks(
     if status is not None:
         statement = statement.where(RequestHistory.status == status)
     if user is not None:
-        statement = statement.where(RequestHistory.user_id == user)
+        statement = statement.where(RequestHistory.user_id == plain.text(user))
     return paging.newest_first(session, statement, [RequestHistory.created_at, RequestHistory.id], cursor, limit)
 
 
@@ -169,6 +170,7 @@ def erase_user(session: orm.Session, bot: str, user: str, *, shard: int) -> list
     given = {"bot": bot, "user": user, "name": states.pseudonym(), "telegram": telegram_id(user)}
     for statement in (_CARRY_DAY, _FORGET_REQUESTS, _FORGET_SESSIONS, _FORGET_EXCHANGES, _FORGET_TOTALS):
         session.execute(statement, given)
+    feedback.erase(session, bot, user, str(given["name"]))
     told: dict[str, Any] = {"user": user, "properties": {"pseudonym": given["name"]}, "at_ms": events.ms_of(erased_at)}
     announcements.announce(session, [events.new(bot, events.PROFILE, events.USER_ERASED, **told)])
     refs = [ids.ref_of(shard, row.id) for row in session.execute(_FORGET_DIALOGS, given)]

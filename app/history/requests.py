@@ -33,6 +33,8 @@ class Wanted(NamedTuple):
     error_code: str | None = None
     since: datetime.datetime | None = None
     until: datetime.datetime | None = None
+    prompt: str | None = None
+    variant: str | None = None
 
 
 class Position(NamedTuple):
@@ -105,6 +107,7 @@ def _conditions(
     filters = {
         "session_id": wanted.session, "user_id": wanted.user, "status": wanted.status, "provider": wanted.provider,
         "model": wanted.model, "request_type": wanted.request_type, "error_code": wanted.error_code,
+        "prompt": wanted.prompt, "variant": wanted.variant,
     }  # fmt: skip
     others = {name: f"h.{name} = :{name}" for name, value in filters.items() if value is not None}
     given |= {name: plain.text(value) for name, value in filters.items() if value is not None}
@@ -136,7 +139,9 @@ _ASCENDING, _DESCENDING = "h.created_at, h.id", "h.created_at DESC, h.id DESC"
 _COLUMNS = """
     h.id, h.user_id, h.session_id, h.request_type, h.provider, h.model, h.tokens_used, h.prompt_tokens, h.completion_tokens,
     h.cached_tokens, h.reasoning_tokens, h.cost, h.response_time, h.status, h.error_message, h.error_code, h.request_id, h.dialog_id,
-    h.counted, h.local_date, h.cached, h.attempts, h.created_at, h.updated_at,
+    h.counted, h.local_date, h.cached, h.attempts, h.created_at, h.updated_at, h.prompt, h.prompt_version, h.variant,
+    (SELECT CAST(jsonb_build_object('rating', f.rating, 'comment', f.comment, 'created_at', f.created_at, 'updated_at', f.updated_at)
+        AS text) FROM request_feedback f WHERE f.task_id = h.id AND f.bot_id = h.bot_id) AS feedback,
     CAST(h.request_data AS text) AS request, CAST(h.response_data AS text) AS response
 """
 _PAGE = f"""

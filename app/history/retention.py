@@ -23,13 +23,14 @@ _LOCK_TIMEOUT = "2s"
 
 
 class Expired(NamedTuple):
-    """What was taken away: months, and rows of requests, sessions and exchanges; `done` where nothing is left to take."""
+    """What was taken away: months, and rows of requests, sessions, exchanges and feedback; `done` where nothing is left to take."""
 
     months: list[datetime.date]
     requests: int
     sessions: int
     exchanges: int
     done: bool
+    feedback: int = 0
 
 
 def expire(
@@ -51,12 +52,13 @@ def expire(
     past = move_horizons(sessions, {bot: today - datetime.timedelta(days=days) for bot, days in kept_days}, shards)
     months = _drop(sessions, min(past.values(), default=datetime.date.min))
     tables = _tables(sessions)
-    counts = dict.fromkeys(("requests", "sessions", "exchanges"), 0)
+    counts = dict.fromkeys(("requests", "sessions", "exchanges", "feedback"), 0)
     done = True
     for bot, _ in kept_days:
         before = past[bot]
         works = [("requests", _delete_requests(table)) for first, table in tables if first < before]
-        for kind, statement in [*works, ("sessions", _DELETE_SESSIONS), ("exchanges", _DELETE_EXCHANGES)]:
+        others = ("sessions", _DELETE_SESSIONS), ("exchanges", _DELETE_EXCHANGES), ("feedback", _DELETE_FEEDBACK)
+        for kind, statement in [*works, *others]:
             count, done = _delete(sessions, statement, bot, before, batch, until)
             counts[kind] += count
             if not done:
@@ -181,6 +183,15 @@ _DELETE_EXCHANGES = sqlalchemy.text(f"""
         DELETE FROM ai_chat_requests WHERE id = ANY(ARRAY(
             SELECT id FROM ai_chat_requests WHERE bot_id = :bot AND created_at < {_BEFORE}
             ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED
+        )) RETURNING 1
+    )
+    SELECT count(*) FROM gone
+""")
+_DELETE_FEEDBACK = sqlalchemy.text(f"""
+    WITH gone AS (
+        DELETE FROM request_feedback WHERE task_id = ANY(ARRAY(
+            SELECT task_id FROM request_feedback WHERE bot_id = :bot AND requested_at < {_BEFORE}
+            ORDER BY requested_at LIMIT :batch FOR UPDATE SKIP LOCKED
         )) RETURNING 1
     )
     SELECT count(*) FROM gone

@@ -20,8 +20,18 @@ COLUMNS = (
     "id", "task_id", "user_id", "key", "session_id", "request_type", "provider", "model", "status", "error_code", "error_message",
     "tokens_used", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost", "response_time", "cached",
     "attempts", "counted", "local_date", "dialog_id", "request_id", "created_at", "updated_at", "request_data", "response_data",
+    "prompt", "prompt_version", "variant", "feedback",
 )  # fmt: skip
 """The members of a request, in the order of an export's columns."""
+
+
+class FeedbackOut(pydantic.BaseModel):
+    """What the user thought of an answer: `rating` 1 or -1."""
+
+    rating: int
+    comment: str | None
+    created_at: str
+    updated_at: str
 
 
 class RequestOut(pydantic.BaseModel):
@@ -56,6 +66,10 @@ class RequestOut(pydantic.BaseModel):
     updated_at: str
     request_data: dict[str, Any] | None
     response_data: dict[str, Any] | None
+    prompt: str | None
+    prompt_version: int | None
+    variant: str | None = Field(description="experiment/variant, where an experiment chose the prompt's version")
+    feedback: FeedbackOut | None
 
 
 class RequestsPage(pydantic.BaseModel):
@@ -127,12 +141,14 @@ class UserStats(Figures):
     last_request_at: str | None
     models: list[NamedFigures]
     providers: list[NamedFigures]
+    thumbs_up: int = Field(description="requests that the user liked, of those that are still on record")
+    thumbs_down: int
 
 
 def request(row: Any, shard: int) -> dict[str, Any]:
     """Return a request as the API shows it."""
     shown = {"object": "request"} | columns(row, shard)
-    for name in ("request_data", "response_data"):
+    for name in ("request_data", "response_data", "feedback"):
         if shown[name] is not None:
             shown[name] = orjson.Fragment(shown[name])
     return shown
@@ -151,8 +167,19 @@ def columns(row: Any, shard: int) -> dict[str, Any]:
         "local_date": None if row.local_date is None else row.local_date.isoformat(),
         "dialog_id": f"dlg_{ids.ref_of(shard, row.dialog_id)}" if row.dialog_id else None, "request_id": row.request_id,
         "created_at": moment(row.created_at), "updated_at": moment(row.updated_at), "request_data": row.request,
-        "response_data": row.response,
+        "response_data": row.response, "prompt": row.prompt, "prompt_version": row.prompt_version, "variant": row.variant,
+        "feedback": _feedback(row.feedback),
     }  # fmt: skip
+
+
+def _feedback(document: str | None) -> str | None:
+    """Return what is known of a user's opinion as JSON text, its times as the API writes them."""
+    if document is None:
+        return None
+    found = orjson.loads(document)
+    for name in ("created_at", "updated_at"):
+        found[name] = moment(datetime.datetime.fromisoformat(found[name]))
+    return orjson.dumps(found).decode()
 
 
 def session(row: SessionHistory) -> dict[str, Any]:

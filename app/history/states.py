@@ -93,6 +93,11 @@ class State:
             "attempts": row.get("attempts") or 0,
             "cached_tokens": row.get("cached_tokens"),
             "reasoning_tokens": row.get("reasoning_tokens"),
+            "api_key": row.get("key"),
+            "reserved": row.get("reserved"),
+            "prompt": row.get("prompt"),
+            "prompt_version": row.get("prompt_version"),
+            "variant": row.get("variant"),
             "at": self.at_ms,
         }
 

@@ -67,9 +67,10 @@ _COLUMNS = {
     "completion_tokens": "int", "cost": "numeric", "response_time": "int", "status": "text", "error_message": "text",
     "error_code": "text", "request_id": "text", "dialog_id": "uuid", "counted": "bool", "local_date": "date",
     "cached": "bool", "attempts": "int", "cached_tokens": "int", "reasoning_tokens": "int",
+    "api_key": "text", "reserved": "numeric", "prompt": "text", "prompt_version": "int", "variant": "text",
 }  # fmt: skip
 # A pseudonym stays when a later state comes, and who asked what is told by the pending entry alone.
-_KEPT = {"id", "bot_id", "user_id", "session_id", "request_type", "request_data"}
+_KEPT = {"id", "bot_id", "user_id", "session_id", "request_type", "request_data", "prompt", "prompt_version", "variant"}
 
 _UPSERT = sqlalchemy.text(f"""
     INSERT INTO request_history AS h ({", ".join(_COLUMNS)}, created_at)

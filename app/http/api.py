@@ -14,12 +14,18 @@ import structlog
 
 from app.core import errors, metrics
 from app.core.principal import Principal
-from app.http import context, idempotency, problems
+from app.http import bodies, context, guesses, idempotency, problems
 from app.http.context import Context
 
 Answer = Any  # a flask.Response, or (object, status, headers) with the last two optional
 NOBODY = Principal("bot_key", "", None, frozenset(), "", "", None, None)
 _OPTIONS = orjson.OPT_NON_STR_KEYS
+_GUARDS = {
+    "Server": "Repliq",  # else the web server writes its own name
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # ids and names of users are in paths
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # pages bring their own
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Stream:
 class Route:
     """One operation. `answers`: status -> model, stream or description, several where the caller may choose.
 
-    `open` needs no key; `once` replays by Idempotency-Key.
+    `open` needs no key; `once` replays by Idempotency-Key; `prove` is asked before the body is read, where no key says who calls.
     """
 
     method: str
@@ -54,6 +60,7 @@ class Route:
     once: bool = False
     limited: bool = False
     secret: tuple[str, ...] = ()
+    prove: Callable[..., None] | None = None
 
     @property
     def path(self) -> str:
@@ -77,33 +84,39 @@ class Api:
         return add
 
 
-def register(app: flask.Flask, route: Route) -> None:
-    """Bind a route to Flask."""
-    handler = _handler(route)
+def register(app: flask.Flask, route: Route, room: bodies.Room, imports: bodies.Room) -> None:
+    """Bind a route to Flask; bodies are read where there is room, and those that a view reads by itself in one of their own."""
+    handler = _handler(route, imports if isinstance(route.body, Stream) else room)
     for number, path in enumerate(route.paths):
         app.add_url_rule(path, f"{route.tag}.{route.view.__name__}.{number}", handler, methods=[route.method])
 
 
-def _handler(route: Route) -> Callable[..., flask.Response]:
+def _handler(route: Route, room: bodies.Room) -> Callable[..., flask.Response]:
     def handle(**variables: str) -> flask.Response:
         flask.g.route = route.path
         runtime = flask.current_app.extensions["repliq"]
-        principal = NOBODY if route.open else runtime.directory.authenticate(context.api_key())
+        principal = NOBODY if route.open else guesses.principal(runtime)
         if route.scope and route.scope not in principal.scopes:
             raise errors.MissingScope(f"This key lacks the scope '{route.scope}'.")
         call = Context(runtime, principal, flask.g.request_id)
+        if route.prove:
+            route.prove(call, **variables)
         try:
             if route.query is not None:
                 call.query = context.parse_query(route.query)
             if isinstance(route.body, Stream):
                 context.expect_stream(route.body.types, route.body.most_bytes)
             elif route.body is not None:
-                call.raw = context.json_object()
+                with room.place(principal.key_id):
+                    call.raw = context.json_object()
                 call.body = route.body.model_validate(call.raw)
         except pydantic.ValidationError as error:
             return problems.of_validation(error)
         except RecursionError:
             raise errors.MalformedJson("The body is nested too deeply.") from None
+        if isinstance(route.body, Stream):
+            with room.place(principal.key_id):
+                return respond(route.view(call, **variables))
         if route.once and context.idempotency_key():
             return idempotency.once(call, route, lambda: respond(route.view(call, **variables)))
         return respond(route.view(call, **variables))
@@ -138,7 +151,8 @@ def before() -> None:
 def after(response: flask.Response) -> flask.Response:
     """Put the id on every answer, the headers that no answer should lack, and the request into the metrics."""
     response.headers["X-Request-ID"] = flask.g.request_id
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    for name, value in _GUARDS.items():
+        response.headers.setdefault(name, value)
     response.headers.setdefault("Cache-Control", "no-store")
     route = flask.g.get("route", "other")
     method = (

@@ -45,7 +45,14 @@ class Context:
     def call(self, *, deadline_s: float) -> Call:
         """Return what the chat domain wants to know of a request."""
         return Call(
-            self.principal, self.bot, self.request_id, trace(), idempotency_key(), path_without_version(), deadline_s
+            self.principal,
+            self.bot,
+            self.request_id,
+            trace(),
+            idempotency_key(),
+            path_without_version(),
+            deadline_s,
+            flask.request.headers.get("Cache-Control", "")[:200],
         )
 
 

@@ -6,12 +6,11 @@ import importlib
 import pkgutil
 
 import flask
-import flask_swagger_ui
 import pydantic
 import werkzeug.exceptions
 
 from app.core import errors, metrics
-from app.http import api, problems, routes
+from app.http import api, bodies, docs, problems, routes
 from app.http.api import Route
 from app.runtime import Runtime
 
@@ -25,11 +24,10 @@ def create_app(runtime: Runtime) -> flask.Flask:
     app.url_map.strict_slashes = False
     app.extensions["repliq"] = runtime
     app.extensions["repliq.routes"] = table = all_routes()
+    room, imports = bodies.Room(), bodies.Room(bodies.MOST_IMPORTS, bodies.MOST_IMPORTS_OF_ONE)
     for route in table:
-        api.register(app, route)
-    app.register_blueprint(
-        flask_swagger_ui.get_swaggerui_blueprint("/docs", "/openapi.json", config={"app_name": "Repliq"})
-    )
+        api.register(app, route, room, imports)
+    app.register_blueprint(docs.blueprint())
     app.before_request(api.before)
     app.after_request(api.after)
     app.register_error_handler(errors.RepliqError, problems.of_error)
@@ -62,5 +60,10 @@ def _allow_origins(app: flask.Flask, runtime: Runtime) -> None:
             "RateLimit-Policy",
             "Idempotency-Replayed",
             "ETag",
+            "X-Cache",
+            "Age",
+            "Preference-Applied",
+            "x-should-retry",
+            *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         ]
         flask_cors.CORS(app, origins=runtime.settings.cors_origins, expose_headers=exposed, max_age=600)

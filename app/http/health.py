@@ -5,11 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.core import errors
 from app.core.database import migrate
+from app.llm import gate
 from app.runtime import Runtime
 
 _BOUND_S = 1.8
@@ -21,7 +22,8 @@ _pool = concurrent.futures.ThreadPoolExecutor(max_workers=16, thread_name_prefix
 def ready(runtime: Runtime) -> tuple[dict[str, Any], int]:
     """Ask every dependency at once; return what each said and how long it took, ms, and 200 or 503.
 
-    The analytics database is told of, but nothing that a caller asks for waits for it.
+    The analytics database is told of, but nothing that a caller asks for waits for it; providers are, since one that is down is why
+    there are others.
     """
     checks = {
         "redis": lambda: runtime.store.call("PING"),
@@ -33,9 +35,25 @@ def ready(runtime: Runtime) -> tuple[dict[str, Any], int]:
     }
     started = time.monotonic()
     running = {name: _pool.submit(_timed, check) for name, check in checks.items()}
+    states = _pool.submit(_providers, runtime)
     found = {name: _outcome(future, _BOUND_S - (time.monotonic() - started)) for name, future in running.items()}
     fine = all(check["status"] == "ok" for name, check in found.items() if name not in _BESIDE)
-    return {"status": "ok" if fine else "unavailable", "checks": found}, 200 if fine else 503
+    providers = _known(states, _BOUND_S - (time.monotonic() - started))
+    told = {"status": "ok" if fine else "unavailable", "checks": found, "providers": providers}
+    return told, 200 if fine else 503
+
+
+def _providers(runtime: Runtime) -> Mapping[str, str]:
+    """Return the state of each provider: of its models' breakers the worst."""
+    return gate.worst(runtime.circuits())
+
+
+def _known(states: concurrent.futures.Future[Mapping[str, str]], left_s: float) -> Mapping[str, str]:
+    """Return what was found; nothing where it cannot be said in time."""
+    with contextlib.suppress(Exception):  # as above: what is only told beside the checks must not hide them
+        return states.result(timeout=max(0.0, left_s))
+    states.cancel()
+    return {}
 
 
 def _timed(check: Callable[[], object]) -> float:

@@ -76,7 +76,17 @@ def completion(_call: Context, task: Task, _admitted: Admitted, found: dict[str,
     """Return OpenAI's body of a completed task; raise its error otherwise."""
     if task.state != "completed":
         raise_failure(task, found)
-    return task.result, 200, found
+    return task.result, 200, {**found, **cache_headers(task)}
+
+
+def cache_headers(task: Task) -> dict[str, str]:
+    """Return whether a completed task's answer was known, and for how long; nothing of a bot that keeps no answers."""
+    if not task.cached:
+        return {"X-Cache": task.cache} if task.cache else {}
+    if task.cached == "fixed":
+        return {"X-Cache": "hit"}
+    made_s = orjson.loads(task.result)["created"]  # when it was kept
+    return {"X-Cache": "hit", "Age": str(max(0, task.finished // 1000 - made_s))}
 
 
 def send(call: Context, task: Task, admitted: Admitted, found: dict[str, str]) -> Any:
@@ -94,9 +104,9 @@ def send(call: Context, task: Task, admitted: Admitted, found: dict[str, str]) -
         "limit": standing.limit,
         "resets_at": clock.rfc3339(standing.day_resets_at),
         "model": task.model,
-        "cached": False,
+        "cached": bool(task.cached),
     }
-    return body, 200, found
+    return body, 200, {**found, **cache_headers(task)}
 
 
 @contextlib.contextmanager
@@ -135,7 +145,13 @@ def raise_failure(task: Task, found: dict[str, str], user_language: str | None =
     raise error
 
 
-_SHOWN = (errors.UpstreamTimeout, errors.UpstreamRateLimited, errors.ContentFiltered, errors.DeadlineExceeded)
+_SHOWN = (
+    errors.UpstreamTimeout,
+    errors.UpstreamRateLimited,
+    errors.ContentFiltered,
+    errors.DeadlineExceeded,
+    errors.BudgetExceeded,
+)
 
 
 def as_chunks(body: dict[str, Any]) -> list[dict[str, Any]]:

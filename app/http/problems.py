@@ -27,6 +27,8 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "method_not_allowed": (405, "Method not allowed", _INVALID),
     "not_acceptable": (406, "Not acceptable", _INVALID),
     "already_finished": (409, "Already finished", _INVALID),
+    "already_exists": (409, "Already exists", _INVALID),
+    "not_finished": (409, "Not finished", _INVALID),
     "dialog_archived": (409, "Dialog archived", _INVALID),
     "dialog_busy": (409, "Dialog busy", _INVALID),
     "idempotency_in_progress": (409, "The first request with this key is still running", _INVALID),
@@ -42,6 +44,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "rate_limit_exceeded": (429, "Rate limit exceeded", "rate_limit_error"),
     "token_limit_exceeded": (429, "Token limit exceeded", "rate_limit_error"),
     "concurrency_limit_exceeded": (429, "Concurrency limit exceeded", "rate_limit_error"),
+    "too_many_wrong_keys": (429, "Too many wrong keys", _AUTH),
     "budget_exceeded": (429, "Budget exceeded", "insufficient_quota"),
     "internal_error": (500, "Internal error", _SERVER),
     "upstream_error": (502, "Upstream error", _SERVER),
@@ -70,6 +73,7 @@ NO_RETRY = {
     "task_lost",
     "cancelled",
     "already_finished",
+    "already_exists",
     "dialog_archived",
     "dialog_busy",
     "budget_exceeded",
@@ -132,7 +136,18 @@ def _limit(error: errors.LimitExceeded, headers: dict[str, str], members: dict[s
         if error.code == "daily_limit_exceeded":
             members |= {"remaining": 0, "limit": error.limits.limit, "resets_at": limits.resets_at(error.limits)}
             return limits.day_text(error.limits, error.facts.get("language"))
+    if isinstance(error, errors.BudgetExceeded):
+        members |= {"budget": error.budget}
+        return texts.text(
+            f"limit.budget.{error.budget['period']}", error.facts.get("language"), **_budget(error.budget)
+        )
     return texts.text("limit.rate", error.facts.get("language"), seconds=headers["Retry-After"])
+
+
+def _budget(told: dict[str, Any]) -> dict[str, str]:
+    """Return what the sentence of a refusal by a budget says; its figures without the zeros at their ends."""
+    short = {name: told[f"{name}_usd"].rstrip("0").rstrip(".") for name in ("limit", "spent", "reserved")}
+    return {"scope": told["scope"], "resets_at": told["resets_at"], **short}
 
 
 def of_validation(error: pydantic.ValidationError, where: str = "") -> flask.Response:

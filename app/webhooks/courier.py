@@ -90,11 +90,15 @@ class Courier:
         try:
             bot = self._directory.bot(hook.bot)
             secrets = bot.webhook_secrets.valid(clock.as_utc(clock.now_ms()))
-            task = self._told(hook.bot, hook.ref)
+            task = None if hook.payload else self._told(hook.bot, hook.ref)
         except errors.NotFound:
             return b"", [], "metadata"
-        at = task["finished_at"] or clock.rfc3339(hook.created)
-        return body(hook.type, at, task), secrets, bot.settings.store_content
+        at = (task and task["finished_at"]) or clock.rfc3339(hook.created)
+        return (
+            body(hook.type, at, orjson.loads(hook.payload) if task is None else task),
+            secrets,
+            bot.settings.store_content,
+        )
 
     def _claim(self, hook: Hook, receiver: Url, *, most: int) -> Attempt | None:
         claimed = self.deliveries.claim(hook, receiver.receiver, most=most)

@@ -26,7 +26,7 @@ _DEEP = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hook:
-    """A delivery as Redis has it. Times are ms since the epoch."""
+    """A delivery as Redis has it. Times are ms since the epoch. `payload`: the data of a message that is no task's, as JSON, else ''."""
 
     ref: str
     bot: str
@@ -35,6 +35,7 @@ class Hook:
     state: str
     attempt: int
     created: int
+    payload: str = ""
 
     @property
     def id(self) -> str:
@@ -81,7 +82,7 @@ class Deliveries:
         if not found:
             return None
         bot, url, type_, state = (found[name] for name in ("bot", "url", "type", "state"))
-        return Hook(ref, bot, url, type_, state, int(found["attempt"]), int(found["created"]))
+        return Hook(ref, bot, url, type_, state, int(found["attempt"]), int(found["created"]), found.get("payload", ""))
 
     def forget(self, ref: str) -> None:
         """Take a delivery that Redis has no more out of the ledger."""
@@ -133,7 +134,7 @@ class Deliveries:
         names += [of("hooks", shard), of("hooks", shard, ":kick"), self._list(shard)]
         args = [
             hook.ref, hook.bot, hook.url, hook.type, hook.created, hook.attempt, TRIED_MS, _SLACK_MS, self.queue.deliver,
-            self.queue.drain("hooks", shard),
+            self.queue.drain("hooks", shard), hook.payload,
         ]  # fmt: skip
         if self.scripts.run("webhooks/redeliver", names, args)[0] != 1:
             return False

@@ -50,7 +50,7 @@ def _delivery(identifier: str, fields: dict[str, str]) -> dict[str, Any]:
     return {
         "id": ids.uuid_in(fields["ref"]).hex, "bot_id": fields["bot"], "url": fields["url"], "type": fields["type"],
         "state": fields["state"], "attempts": int(fields["attempts"]), "created": _ms(fields["created"]),
-        "next": _ms(fields["next"]), "finished": _ms(fields["at"]) if ended else None,
+        "next": _ms(fields["next"]), "finished": _ms(fields["at"]) if ended else None, "payload": fields.get("payload") or None,
         "revision": int(at_ms) << 20 | min(int(serial), 0xFFFFF),
     }  # fmt: skip
 
@@ -69,12 +69,12 @@ def _ms(text: str) -> int | None:
 
 _UPSERT = sqlalchemy.text("""
     INSERT INTO webhook_deliveries AS d
-        (id, bot_id, url, type, state, attempts, revision, created_at, next_at, finished_at)
+        (id, bot_id, url, type, state, attempts, revision, created_at, next_at, finished_at, payload)
     SELECT r.id, r.bot_id, r.url, r.type, r.state, r.attempts, r.revision, to_timestamp(r.created / 1000.0),
-        to_timestamp(r.next / 1000.0), to_timestamp(r.finished / 1000.0)
+        to_timestamp(r.next / 1000.0), to_timestamp(r.finished / 1000.0), r.payload
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         id uuid, bot_id uuid, url text, type text, state text, attempts int, revision bigint, created bigint, next bigint,
-        finished bigint
+        finished bigint, payload text
     )
     ON CONFLICT (id) DO UPDATE SET
         url = excluded.url, type = excluded.type, state = excluded.state, attempts = excluded.attempts,
@@ -120,7 +120,7 @@ def one(session: orm.Session, bot: str, identifier: uuid.UUID) -> Delivery:
 def hook(row: Delivery, ref: str) -> Hook:
     """Return a delivery as Redis would have it, to be delivered once more."""
     created = round(row.created_at.timestamp() * 1000)
-    return Hook(ref, str(row.bot_id), row.url, row.type, "pending", row.attempts, created)
+    return Hook(ref, str(row.bot_id), row.url, row.type, "pending", row.attempts, created, row.payload or "")
 
 
 def attempts_of(session: orm.Session, delivery: uuid.UUID) -> list[Attempt]:
@@ -141,12 +141,13 @@ def last_attempts(session: orm.Session, deliveries: Iterable[uuid.UUID]) -> dict
 
 
 def forget_answers(session: orm.Session, bot: str, user: str) -> None:
-    """Forget how receivers' answers about a user's tasks began, which may repeat what they were told.
+    """Forget how receivers' answers about a user's tasks and alerts began, which may repeat what they were told, and whose the alerts are.
 
-    Call it while the tasks are his, and after `history.reads.begin_erasure`. What was sent to them is not in the log, and neither
+    Call it while the tasks are his, and after `history.reads.begin_erasure`. What was sent of tasks is not in the log, and neither
     its URLs nor its errors are the user's.
     """
-    session.execute(_FORGET_ANSWERS, {"bot": bot, "user": user})
+    for statement in (_FORGET_ANSWERS, _FORGET_ALERTS):
+        session.execute(statement, {"bot": bot, "user": user})
 
 
 # The table of another domain, whose code this one does not know.
@@ -155,6 +156,13 @@ _FORGET_ANSWERS = sqlalchemy.text("""
     FROM webhook_deliveries d, request_history h
     WHERE h.bot_id = :bot AND h.user_id = :user AND d.id = h.id AND d.bot_id = h.bot_id AND a.delivery_id = d.id
         AND a.response IS NOT NULL
+""")
+_FORGET_ALERTS = sqlalchemy.text("""
+    WITH his AS (
+        UPDATE webhook_deliveries SET payload = CAST(jsonb_set(CAST(payload AS jsonb), '{user}', 'null') AS text)
+        WHERE bot_id = :bot AND payload IS NOT NULL AND CAST(payload AS jsonb) ->> 'user' = :user RETURNING id
+    )
+    UPDATE webhook_attempts a SET response = NULL FROM his WHERE a.delivery_id = his.id AND a.response IS NOT NULL
 """)
 
 

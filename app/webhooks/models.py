@@ -15,7 +15,8 @@ _NEWEST = "bot_id", sqlalchemy.text("created_at DESC"), sqlalchemy.text("id DESC
 
 
 class Delivery(Base):
-    """The delivery of a task's end, by the task's id. What was sent is not kept: it is the task, as it is then.
+    """The delivery of a task's end, by the task's id. What was sent is not kept: it is the task, as it is then. Or of a message that is
+    no task's: its `payload`, JSON.
 
     `state` is pending, delivered, gone (the receiver wants no more) or failed. `revision` grows with each thing that was told of it.
     """
@@ -39,6 +40,7 @@ class Delivery(Base):
     next_at: orm.Mapped[datetime.datetime | None]
     finished_at: orm.Mapped[datetime.datetime | None]
     updated_at: orm.Mapped[types.created_at]
+    payload: orm.Mapped[types.text | None]
 
 
 class Attempt(Base):

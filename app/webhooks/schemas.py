@@ -24,14 +24,14 @@ class DeliveriesQuery(PageQuery):
 
 
 class DeliveryOut(pydantic.BaseModel):
-    """The delivery of a task's end. `id` is the header `webhook-id` of each attempt.
+    """The delivery of a task's end, or of an alert. `id` is the header `webhook-id` of each attempt.
 
     `gone`: the receiver answered 410; `failed`: it did not take the message within a day.
     """
 
     id: str
     object: Literal["webhook.delivery"] = "webhook.delivery"
-    task_id: str
+    task_id: str | None = Field(description="null for a message that is no task's")
     url: str
     type: str
     status: State
@@ -70,7 +70,7 @@ class DeliveriesPage(pydantic.BaseModel):
 def delivery(row: Delivery, last: Attempt | None, shard: int) -> DeliveryOut:
     ref = ids.ref_of(shard, row.id)
     return DeliveryOut.model_validate({
-        "id": f"msg_{ref}", "task_id": f"task_{ref}", "url": row.url, "type": row.type, "status": row.state,
+        "id": f"msg_{ref}", "task_id": None if row.payload else f"task_{ref}", "url": row.url, "type": row.type, "status": row.state,
         "attempt_count": row.attempts, "last_status_code": last.status if last else None,
         "last_error": last.error if last else None, "created_at": _time(row.created_at), "next_attempt_at": _time(row.next_at),
         "finished_at": _time(row.finished_at),

@@ -31,6 +31,7 @@
   KEYS[27] stream  publish outbox
   KEYS[28] string  publish outbox: a drain has been asked for
   KEYS[29] list    Celery's analytics queue
+  KEYS[30] hash    of each budget the month, followed by the set of what is reserved; then what alerts need (`keys` in includes/alert)
   ARGV[1]  str     the task's reference
   ARGV[2]  str     fingerprint of the body, or '' without an idempotency key
   ARGV[3]  int     1 when a day's limit is kept for the user
@@ -57,13 +58,17 @@
   ARGV[24] str     message that asks for a drain of events, '' when the caller publishes
   ARGV[25] int     1 when a broker carries events
   ARGV[26] str     message that asks for a drain of what is to be published
-  ARGV[27] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
+  ARGV[27] json    budgets, '' for none: amount, dd, starts, ends, lapses, scopes (name, day's and month's limit, since), and as in
+                   includes/alert
+  ARGV[28] str     further fields of the record, name and value in turn; dialog '@' is the one of the user's profile
 
   RETURNS  {1, sent (0 = held back), now ms, used, limit, rate left, rate reset ms, tokens left, tokens reset ms, depth, drain asked},
-           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks | 6 dialog busy, retry ms, used, limit, rate left, reset, tokens left, reset,
-            1 when analytics was told},
+           {0, 1 depth | 2 day | 3 rate | 4 tokens | 5 open tasks | 6 dialog busy | 7 budget, retry ms, used, limit, rate left, reset,
+            tokens left, reset, 1 when analytics was told}, and of a budget: its scope, day or month, limit, spent, reserved, and the
+            references of alerts that were made,
            {2} admitted before, {3, ref} this idempotency key has that task, {-1} the key came with another body,
-           {-2} profile or counter missing: seed them, {-3, zone} the user's zone is another, {-4} the day is not today
+           {-2} profile or counter missing: seed them, {-3, zone} the user's zone is another, {-4} the day is not today,
+           {-5, numbers of the budgets that are to be seeded first ...}
 ]]
 --- include clock
 --- include queue
@@ -71,7 +76,10 @@
 --- include gcra
 --- include outbox
 --- include events
+--- include hook
 --- include day
+--- include budget
+--- include alert
 local task, idem, profile, session, day, day_open, rate, tokens, running, user_window, user_held, bot_window, bot_held, queued,
   waiting, deadlines, outbox, kick, chat, history, waiters, lane, lane_held, told, events, events_kick, published, published_kick,
   analytics = unpack(KEYS)
@@ -83,7 +91,8 @@ local given_session, new_session, message, drain, waiter, row = ARGV[16], ARGV[1
 local lane_mode, event = tonumber(ARGV[22]), ARGV[23]
 local to = {events = events, events_kick = events_kick, published = published, published_kick = published_kick, list = analytics,
             drain = ARGV[24], publishes = ARGV[25] == '1', publish_drain = ARGV[26]}
-local LIMITS = {[2] = 'daily_limit_exceeded', [3] = 'rate_limit_exceeded', [4] = 'token_limit_exceeded', [5] = 'concurrency_limit_exceeded'}
+local LIMITS = {[2] = 'daily_limit_exceeded', [3] = 'rate_limit_exceeded', [4] = 'token_limit_exceeded', [5] = 'concurrency_limit_exceeded',
+                [7] = 'budget_exceeded'}
 local now = now_ms(ARGV[#ARGV])
 local now_us, deadline = now * 1000, now + patience
 
@@ -107,6 +116,19 @@ if personal then
   if not used then return {-2} end
   if own[2] and own[2] ~= '' then limit = tonumber(own[2]) end
   dialog = own[3]
+end
+
+local by, budgets, months = nil, {}, nil
+if ARGV[27] ~= '' then
+  by, months = cjson.decode(ARGV[27]), {unpack(KEYS, 30)}
+  if now < by.starts or now >= by.ends.day then return {-4} end
+  by.keys = {unpack(months, 2 * #by.scopes + 1)}
+  local missing = {-5}
+  for i, scope in ipairs(by.scopes) do
+    budgets[i] = budget_read(months[2 * i - 1], months[2 * i], by.dd, scope[4], now)
+    if not budgets[i] then missing[#missing + 1] = i end
+  end
+  if #missing > 1 then return missing end
 end
 
 local refused, retry = 0, 0
@@ -133,6 +155,12 @@ end
 -- Nobody overtakes who waits.
 local lane_taken = lane_mode > 0 and (redis.call('LLEN', lane_held) > 0 or redis.call('ZCOUNT', lane, now - 60000, '+inf') > 0)
 if lane_taken and lane_mode == 2 then refuse(6, 1000) end
+local short, period = nil, nil
+for i, budget in ipairs(budgets) do
+  local found = budget_short(budget, by.amount, by.scopes[i][2], by.scopes[i][3])
+  if found and period ~= 'month' then short, period = i, found end
+end
+if short then refuse(7, by.ends[period] - now) end
 if refused > 0 then
   if rate_limit > 0 then rate_tat = gcra_read(rate, now_us) end
   if token_limit > 0 then token_tat = gcra_read(tokens, now_us) end
@@ -147,7 +175,20 @@ if refused > 0 then
     event_add(to, 'event', event, 'ref', ref, 'at', string.format('%.0f', now), 'code', LIMITS[refused])
     tell = 1
   end
-  return {0, refused, retry, used, limit, rate_left, rate_reset, tokens_left, tokens_reset, tell}
+  local reply = {0, refused, retry, used, limit, rate_left, rate_reset, tokens_left, tokens_reset, tell}
+  if refused == 7 then
+    local budget, hash, scope = budgets[short], months[2 * short - 1], by.scopes[short]
+    local spent, ceiling = budget[period], scope[period == 'day' and 2 or 3]
+    for n, value in ipairs({scope[1], period, ceiling, spent, budget[period .. '_reserved']}) do reply[10 + n] = value end
+    -- Used up, rather than too small for this one request or held by others for the moment.
+    if ceiling > 0 and spent + by.amount > ceiling and spent * 2 >= ceiling and budget[period .. '_told'] < 100 then
+      redis.call('HSET', hash, period == 'month' and 'am' or 'a' .. by.dd, 100)
+      alert_tell(to, by, scope[1], period, 100, ceiling, spent, now)
+      reply[16] = by.told[2]
+    end
+    for i, each in ipairs(budgets) do budget_give_back(months[2 * i - 1], months[2 * i], each.lapsed) end
+  end
+  return reply
 end
 
 -- From here on everything is written, and nothing may fail. Nothing was until here, not even a removal: after one a server without
@@ -165,13 +206,19 @@ if open_limit > 0 then
   redis.call('ZREMRANGEBYSCORE', running, '-inf', now - 60000)
   redis.call('PEXPIRE', running, 86400000)
 end
+for i, budget in ipairs(budgets) do
+  local hash, open, scope = months[2 * i - 1], months[2 * i], by.scopes[i]
+  budget_reserve(hash, open, ref, by.amount, by.amount, by.dd, deadline + by.lapses)
+  budget_give_back(hash, open, budget.lapsed)
+  budget_limits(hash, by.dd, budget, scope[2], scope[3])
+end
 if given_session == '' then
   redis.call('SET', session, new_session, 'NX', 'PX', 1800000)
   redis.call('PEXPIRE', session, 1800000)
   given_session = redis.call('GET', session)
 end
 redis.call('HSET', task, 'state', 'queued', 'attempt', 0, 'deaths', 0, 'created', now, 'deadline', deadline, 'session', given_session,
-           unpack(ARGV, 27, #ARGV - 1))
+           unpack(ARGV, 28, #ARGV - 1))
 if redis.call('HGET', task, 'dialog') == '@' then redis.call('HSET', task, 'dialog', dialog) end
 redis.call('PEXPIRE', task, patience + 86400000)
 redis.call('ZADD', deadlines, deadline, ref)

@@ -40,6 +40,7 @@
   KEYS[36] stream  hooks outbox
   KEYS[37] string  hooks outbox: a drain has been asked for
   KEYS[38] list    Celery's webhooks queue
+  KEYS[39] hash    of each budget the month, followed by the set of what is reserved; then what alerts need (`keys` in includes/alert)
   ARGV[1]  str     the task's reference
   ARGV[2]  str     what it must be: in_progress (by this attempt), queued, or lapsed (its lease ran out)
   ARGV[3]  str     attempt
@@ -65,10 +66,12 @@
   ARGV[23] int ms  for how long its delivery is tried; the records stay an hour longer
   ARGV[24] str     message for the webhooks queue with ~ref~ in it, '' when the caller publishes
   ARGV[25] str     message that asks for a drain of hooks
-  ARGV[26] int     n: values that follow for the dialog (mid, role, tokens, metadata, body of each message)
-  ARGV[27] str     those n values, then further fields of the record, name and value in turn
+  ARGV[26] json    budgets, '' for none: reserved, cost (-1: what was reserved), dd, scopes, and as in includes/alert
+  ARGV[27] int     n: values that follow for the dialog (mid, role, tokens, metadata, body of each message)
+  ARGV[28] str     those n values, then further fields of the record, name and value in turn
 
-  RETURNS  {1, now ms, ref that is next in the lane or '', refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task,
+  RETURNS  {1, now ms, ref that is next in the lane or '', 2 n: values that follow for alerts (percent and reference of each),
+            refs that were let in ...}, {0, state} it was ended otherwise, {-1} there is no such task (its budgets have its cost),
            {2} it was cancelled while it ran: end it as cancelled, with what was used, {-5} the dialog is not here or torn: load it and come again
 ]]
 --- include clock
@@ -79,6 +82,8 @@
 --- include events
 --- include hook
 --- include day
+--- include budget
+--- include alert
 --- include dialog
 --- include dialog_write
 local task, waiters, day, day_open, tokens, running, user_window, user_held, bot_window, bot_held, queued, leased, waiting, due, deadlines,
@@ -87,16 +92,31 @@ local task, waiters, day, day_open, tokens, running, user_window, user_held, bot
 local ref, expected, attempt, becomes, counted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local token_limit, token_delta, user_size, bot_size = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local message, drain, dialogs_drain, row = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local dialog_ref, keep, dialog_ttl, lasting, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1', tonumber(ARGV[26])
+local dialog_ref, keep, dialog_ttl, lasting, n = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17] == '1', tonumber(ARGV[27])
 local event = ARGV[18]
 local url, window, deliver, hooks_drain = ARGV[22], tonumber(ARGV[23]), ARGV[24], ARGV[25]
 local to = {events = events, events_kick = events_kick, published = published, published_kick = published_kick, list = analytics,
             drain = ARGV[19], publishes = ARGV[20] == '1', publish_drain = ARGV[21]}
 local now = now_ms(ARGV[#ARGV])
+local by, months = nil, nil
+if ARGV[26] ~= '' then
+  by, months = cjson.decode(ARGV[26]), {unpack(KEYS, 39)}
+  by.keys = {unpack(months, 2 * #by.scopes + 1)}
+end
+local function settle_budgets(reserved, logged)
+  local cost = by.cost >= 0 and by.cost or reserved
+  for i, scope in ipairs(by.scopes) do
+    budget_settle(months[2 * i - 1], months[2 * i], ref, reserved, by.dd, cost, now, logged)
+    alert_check(to, by, scope, months[2 * i - 1], by.dd, now)
+  end
+end
 
-local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot')
+local record = redis.call('HMGET', task, 'state', 'attempt', 'settled', 'created', 'session', 'counts', 'bot', 'reserved')
 local state, mine, created, session, counts = record[1], record[2] == attempt, record[4], record[5], record[6] == '1'
-if not state then return {-1} end
+if not state then
+  if by then settle_budgets(by.reserved, false) end
+  return {-1}
+end
 local lease = ref .. '/' .. attempt
 local settles = state == 'cancelled' and record[3] == '0' and mine
 if settles and becomes ~= 'cancelled' then return {2} end
@@ -110,13 +130,13 @@ local dialog, flat = nil, {}
 if n > 0 and not settles then
   dialog = dialog_read(head, messages, ids)
   if not dialog then return {-5} end
-  for i = 27, 26 + n do flat[#flat + 1] = ARGV[i] end
+  for i = 28, 27 + n do flat[#flat + 1] = ARGV[i] end
 end
 
 if settles then
-  redis.call('HSET', task, 'settled', '1', unpack(ARGV, 27 + n, #ARGV - 1))
+  redis.call('HSET', task, 'settled', '1', unpack(ARGV, 28 + n, #ARGV - 1))
 else
-  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 27 + n, #ARGV - 1))
+  redis.call('HSET', task, 'state', becomes, 'settled', '1', 'finished', now, unpack(ARGV, 28 + n, #ARGV - 1))
 end
 redis.call('HDEL', task, 'request')
 redis.call('PEXPIRE', task, url == '' and 86400000 or window + 3600000)
@@ -130,6 +150,7 @@ if redis.call('ZREM', waiting, ref) == 1 then
   redis.call('LREM', lane_held, 0, ref)
 end
 if counts then day_settle(day, day_open, ref, counted, now) end
+if by then settle_budgets(tonumber(record[8] or by.reserved), true) end
 if token_limit > 0 and token_delta ~= 0 then
   local tat = gcra_read(tokens, now * 1000) + math.floor(token_delta * PERIOD_US / token_limit)
   gcra_write(tokens, math.max(tat, now * 1000), now * 1000)
@@ -137,7 +158,9 @@ end
 redis.call('ZREM', running, ref)
 
 redis.call('ZREM', lane, ref)
-local result = {1, now, redis.call('LINDEX', lane_held, -1) or ''}
+local told = by and by.told or {}
+local result = {1, now, redis.call('LINDEX', lane_held, -1) or '', #told}
+for _, value in ipairs(told) do result[#result + 1] = value end
 local function pass(next_ref)
   redis.call('ZREM', waiting, next_ref)
   send(next_ref, now, queued, chat, message)

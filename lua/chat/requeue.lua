@@ -7,7 +7,7 @@
   KEYS[4]  zset    ledger: due
   KEYS[5]  list    Celery's chat queue
   ARGV[1]  str     the task's reference
-  ARGV[2]  str     why: lapsed, lost, due or handed_back
+  ARGV[2]  str     why: lapsed, lost, due, handed_back, or woken (due, and not waited for any longer)
   ARGV[3]  str     what the caller saw: the attempt (lapsed, handed_back) or the score (lost)
   ARGV[4]  int     deaths after which a task is poison
   ARGV[5]  str     message for the chat queue with ~ref~ in it, '' when the caller publishes
@@ -48,7 +48,7 @@ elseif why == 'lost' then
   if state ~= 'queued' or redis.call('ZSCORE', queued, ref) ~= seen then return {0, state} end
 else
   local time = redis.call('ZSCORE', due, ref)
-  if not time or tonumber(time) > now then return {0, state} end
+  if not time or (why == 'due' and tonumber(time) > now) then return {0, state} end
   redis.call('ZREM', due, ref)
   if state ~= 'queued' then return {0, state} end
 end

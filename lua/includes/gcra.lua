@@ -1,11 +1,11 @@
 -- GCRA (generic cell rate algorithm) over a minute, in whole microseconds: a limit of N admits N at once, then one each 60 s / N.
--- A stored time further ahead than two periods can only be a clock's jump, and is cut back.
+-- None further ahead than two periods is stored; one that is found there can only be a clock's jump, and is forgotten.
 local PERIOD_US = 60000000
 
 local function gcra_read(key, now_us)
   local tat = tonumber(redis.call('GET', key) or now_us) or now_us
   if tat < now_us then return now_us end
-  if tat > now_us + 2 * PERIOD_US then return now_us + 2 * PERIOD_US end
+  if tat > now_us + 2 * PERIOD_US then return now_us end
   return tat
 end
 
@@ -16,6 +16,7 @@ local function gcra_ask(key, limit, cost, now_us)
 end
 
 local function gcra_write(key, tat, now_us)
+  tat = math.min(tat, now_us + 2 * PERIOD_US)
   redis.call('SET', key, string.format('%.0f', tat), 'PX', math.max(1, math.ceil((tat - now_us) / 1000)))
 end
 

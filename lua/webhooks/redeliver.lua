@@ -17,6 +17,7 @@
   ARGV[8]  int ms  how long after that the records stay
   ARGV[9]  str     message for the webhooks queue with ~ref~ in it, '' when the caller publishes
   ARGV[10] str     message that asks for a drain, '' when the caller publishes
+  ARGV[11] json    the data of a message that is no task's, else ''
 
   RETURNS  {1} it is due, {2} an attempt is under way or about to be
 ]]
@@ -34,7 +35,7 @@ local record = redis.call('HMGET', hook, 'state', 'attempt', 'lease', 'due')
 if tonumber(record[3] or 0) > now then return {2} end
 if record[1] == 'pending' and tonumber(record[4]) <= now then return {2} end
 redis.call('HSET', hook, 'bot', bot, 'url', url, 'type', type_, 'created', created, 'state', 'pending',
-           'attempt', math.max(known, tonumber(record[2] or 0)), 'due', now, 'until', now + window)
+           'attempt', math.max(known, tonumber(record[2] or 0)), 'due', now, 'until', now + window, 'payload', ARGV[11])
 redis.call('PEXPIRE', hook, window + slack)
 if redis.call('EXISTS', task) == 1 and redis.call('PTTL', task) < window + slack then redis.call('PEXPIRE', task, window + slack) end
 send(ref, now + SOON, ledger, list, message)

@@ -196,7 +196,7 @@ def test_other_messages_are_left_to_others(place: Place, message: bytes) -> None
 def test_without_postgres_a_known_key_is_served_for_an_hour() -> None:
     clock = Clock()
     found: list[str] = ["here"]
-    memory: directory._Memory[str] = directory._Memory(clock)
+    memory: directory.Memory[str] = directory.Memory(clock)
 
     def load() -> str:
         if not found:
@@ -216,7 +216,7 @@ def test_without_postgres_a_known_key_is_served_for_an_hour() -> None:
 
 def test_without_postgres_it_is_asked_once_a_second() -> None:
     clock, tries = Clock(), []
-    memory: directory._Memory[str] = directory._Memory(clock)
+    memory: directory.Memory[str] = directory.Memory(clock)
 
     def load() -> str:
         tries.append(clock.now)
@@ -231,7 +231,7 @@ def test_without_postgres_it_is_asked_once_a_second() -> None:
 
 def test_while_one_thread_reads_again_the_others_are_served() -> None:
     clock, begun, go = Clock(), threading.Event(), threading.Event()
-    memory: directory._Memory[str] = directory._Memory(clock)
+    memory: directory.Memory[str] = directory.Memory(clock)
     memory.get("key", 5, lambda: "old")
     clock.now += 6
 
@@ -251,7 +251,7 @@ def test_while_one_thread_reads_again_the_others_are_served() -> None:
 
 def test_at_a_cold_start_one_thread_reads_for_all() -> None:
     clock, loads = Clock(), []
-    memory: directory._Memory[str] = directory._Memory(clock)
+    memory: directory.Memory[str] = directory.Memory(clock)
     barrier = threading.Barrier(8)
 
     def load() -> str:

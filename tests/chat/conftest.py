@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -15,6 +15,8 @@ from app.core import clock, ids
 from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts, Store
+from app.limits.budgets import Allowance, Month
+from app.limits.spendings import Spendings
 from app.limits.standing import Limits
 from tests.keyspace import Keyspace
 
@@ -44,6 +46,29 @@ class EmptySeeds:
         self.scripts.run("limits/seed_user", [*names, self.keys.of_shard("born", shard)], args)
 
 
+class EmptyBudgetSeeds:
+    """Seeds of budgets as a PostgreSQL without a row would give them, or with `found`; counts how often it was asked."""
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self.scripts = scripts
+        self.keys = keys
+        self.asked = 0
+        self.found: Callable[[Allowance, Month], Spendings] = lambda allowance, month: Spendings()
+
+    def seed(self, shard: int, bot: str, month: Month, allowances: Iterable[Allowance]) -> None:
+        self.asked += 1
+        for given in allowances:
+            found = self.found(given, month)
+            days = [part for day in found.days.items() for part in day]
+            open_ = [part for each in found.open for part in each]
+            names = [
+                *self.keys.of_budget(shard, bot, given.scope, given.name, month.name),
+                self.keys.of_shard("born", shard),
+            ]
+            args = [given.since, month.dd, given.daily, given.monthly, 1_200_000, len(days), *days, *open_]
+            self.scripts.run("limits/seed_budget", names, args)
+
+
 @dataclasses.dataclass
 class Desk:
     """What a test works with."""
@@ -53,6 +78,7 @@ class Desk:
     keys: Keys
     queue: Queue
     seeds: EmptySeeds
+    budgets: EmptyBudgetSeeds
     ledger: Ledger
     admission: Admission
 
@@ -105,8 +131,10 @@ def make_desk(store: Store, scripts: Scripts, *, direct: bool = True) -> Desk:
     queue = Queue(direct=direct, publish=_nothing_to_publish if direct else _publish_nowhere)
     seeds = EmptySeeds(scripts, keys)
     events = Events(scripts, keys, queue, publishes=True)
-    ledger, admission = Ledger(scripts, keys, queue, events), Admission(scripts, keys, queue, seeds, events)
-    return Desk(store, scripts, keys, queue, seeds, ledger, admission)
+    budgets = EmptyBudgetSeeds(scripts, keys)
+    ledger = Ledger(scripts, keys, queue, events, budgets)
+    admission = Admission(scripts, keys, queue, seeds, events, budgets)
+    return Desk(store, scripts, keys, queue, seeds, budgets, ledger, admission)
 
 
 def _nothing_to_publish(queue: str, name: str, args: list[Any]) -> None:

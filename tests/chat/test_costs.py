@@ -12,7 +12,7 @@ from app.chat import costs, ends
 from app.chat.ledger import End
 from app.chat.records import Task
 from app.core import errors
-from app.llm.answers import Answer
+from app.llm.answers import Answer, Spent
 
 USAGE = {
     "prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20, "prompt_tokens_details": {"cached_tokens": 4},
@@ -149,3 +149,23 @@ def test_what_a_provider_quotes_of_a_request_is_kept_as_the_request_is(task: Tas
     end = ends.failed(task, error, envelope=envelope(store=store))
     assert orjson.loads(end.told.row)["message"] == kept
     assert store == "all" or "anna@" not in end.told.row.decode() + end.told.event.decode()
+
+
+def test_what_another_that_was_asked_at_once_has_cost_is_on_every_bill(task: Task) -> None:
+    also = (Spent("openai", "gpt-4o-mini", {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}),)
+    both = "0.0000222000"  # and 100 × 0.15
+    taken = answer()
+    taken.also = also
+    broken = errors.UpstreamError("it broke", provider="openai")
+    all_ends = [
+        ends.completed(task, taken, envelope()),
+        ends.failed(task, broken, usage=USAGE, model="gpt-4o-mini", envelope=envelope(), also=also),
+        ends.cancelled(
+            task, expected="in_progress", usage=USAGE, called=True, envelope=envelope(), provider="openai", also=also
+        ),
+    ]
+    for end in all_ends:
+        assert told(end) == (both, both, both)
+        assert end.told.facts["tokens"] == end.tokens == 120
+    alone = ends.cancelled(task, expected="in_progress", called=True, envelope=envelope(), also=also)
+    assert told(alone)[0] == "0.0000150000"

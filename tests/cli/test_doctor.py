@@ -27,7 +27,7 @@ def test_where_all_is_well_it_says_so_line_by_line(stack: Stack, command: Comman
     about = {line.split()[1] for line in lines if line.startswith("ok")}
     assert about == {
         "settings", "environment", "PostgreSQL", "clocks", "migrations", "partitions", "analytics", "Redis", "broker",
-        "workers", "beat", "API", "provider", "disk",
+        "workers", "beat", "API", "provider", "disk", "pgvector",
     }  # fmt: skip
 
 

@@ -176,6 +176,11 @@ def test_a_wrong_setting_is_named(repliq: Repliq, setting: str, said: str) -> No
     assert said in done.stderr
 
 
+def test_a_server_that_cannot_be_asked_is_refused(repliq: Repliq) -> None:
+    refused = repliq("bots", "set", "default", "context_url=http://10.0.0.1/users").exception
+    assert "context_url: it leads to an address that is not public" in str(refused)
+
+
 def test_a_database_without_tables_says_what_to_do(
     repliq: Repliq, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

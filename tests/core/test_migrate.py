@@ -18,6 +18,8 @@ import app.core.announcements
 import app.dialogs.models
 import app.history.models
 import app.limits.models
+import app.llm.cache.models
+import app.prompts.models
 import app.webhooks.models  # noqa: F401
 from app.core import errors
 from app.core.database import migrate

@@ -232,19 +232,24 @@ def test_sends_history_limits_and_figures(stack: Stack) -> None:
     assert "m0" not in stack.call("POST", "/v1/chat/send", {"telegram_id": 778, "message": "again"})[2]["response"]
 
 
+@pytest.fixture(scope="module")
+def failing_bot(stack: Stack) -> str:
+    """Return a key of a bot whose model fails, and which does not wait for it to heal."""
+    settings = {"model": "sim:status=500", "when_limited": "fail"}
+    made = stack.call("POST", "/v1/bots", {"name": "failing", "settings": settings})[2]
+    return str(stack.call("POST", f"/v1/bots/{made['id']}/keys", {"name": "k", "scopes": ["chat"]})[2]["key"])
+
+
 @pytest.mark.parametrize(("language", "word"), [("ru", "Ассистент"), ("uk", "Асистент"), ("en", "assistant")])
 def test_a_provider_that_fails_is_told_to_the_user_in_his_language_and_not_counted(
-    stack: Stack, language: str, word: str
+    stack: Stack, failing_bot: str, language: str, word: str
 ) -> None:
-    stack.simulator.behave(status=500)
-    try:
-        user = f"lang-{language}"
-        status, _, body = stack.call("POST", "/v1/chat/send", {"user_id": user, "message": "x", "language": language})
-    finally:
-        stack.simulator.behave()
+    user = f"lang-{language}"
+    said = {"user_id": user, "message": "x", "language": language}
+    status, _, body = stack.call("POST", "/v1/chat/send", said, key=failing_bot)
     assert (status, body["error"]["code"]) == (500, "upstream_error")
     assert word in body["error"]["message"]
-    assert stack.call("GET", f"/v1/chat/limits/{user}")[2]["used"] == 0
+    assert stack.call("GET", f"/v1/chat/limits/{user}", key=failing_bot)[2]["used"] == 0
 
 
 def test_a_used_up_day_is_told_with_its_reset_in_the_users_language(stack: Stack) -> None:

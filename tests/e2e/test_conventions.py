@@ -218,3 +218,9 @@ def test_per_minute_and_token_limits_are_told_and_kept(stack: Stack) -> None:
     assert 1 <= int(refused[1]["retry-after"]) <= 60
     big = stack.call("POST", "/v1/chat/completions", {**body, "user": "v", "max_tokens": 600}, key=key)
     assert (big[0], big[2]["error"]["code"], big[1]["x-should-retry"]) == (429, "token_limit_exceeded", "false")
+
+
+def test_a_page_of_an_allowed_origin_may_read_when_to_come_again(stack: Stack) -> None:
+    headers = stack.call("GET", "/v1/models", headers={"Origin": "https://shop.example"})[1]
+    exposed = {name.strip().lower() for name in headers["access-control-expose-headers"].split(",")}
+    assert {"x-should-retry", "retry-after", "x-ratelimit-remaining-requests", "preference-applied"} <= exposed

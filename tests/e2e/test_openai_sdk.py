@@ -88,7 +88,7 @@ def test_a_used_up_day_is_a_rate_limit_error_that_is_not_repeated(sdk: openai.Op
 def test_a_provider_that_fails_is_not_asked_again_by_the_sdk(sdk: openai.OpenAI, stack: Stack) -> None:
     stack.simulator.reset()
     with pytest.raises(openai.InternalServerError) as refused:
-        sdk.chat.completions.create(model="sim:status=500", messages=[{"role": "user", "content": "fails"}])
+        sdk.chat.completions.create(model="sim:status=500,delay=1", messages=[{"role": "user", "content": "fails"}])
     assert refused.value.code == "upstream_error"
     assert max(stack.simulator.stats()["calls"].values()) == 3  # ours, of one task
 

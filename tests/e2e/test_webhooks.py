@@ -107,14 +107,17 @@ def test_failures_and_cancellations_are_told_of(stack: Stack, receiver: Receiver
 def test_a_receiver_that_was_away_gets_what_it_missed(stack: Stack, secret: str) -> None:
     port = free_port()
     task_id = submit(stack, f"http://127.0.0.1:{port}/late")
-    missed = delivery(stack, task_id, lambda found: found["attempt_count"] == 1 and found["attempts"])
+    # The log is written behind: by the time an attempt is read there, the next may have been counted.
+    missed = delivery(stack, task_id, lambda found: found["attempt_count"] >= 1 and found["attempts"])
     assert "cannot be reached" in missed["last_error"]
     receiver = Receiver(port=port)
     try:
-        eventually(lambda: receiver.messages, 30)
+        eventually(lambda: receiver.messages, 90)
         standardwebhooks.Webhook(secret).verify(receiver.messages[0].body, receiver.messages[0].headers)
         logged = delivery(stack, task_id, lambda found: found["status"] == "delivered")
-        assert [one["status_code"] for one in logged["attempts"]] == [None, 204]
+        *before, last = [one["status_code"] for one in logged["attempts"]]
+        assert set(before) == {None}
+        assert last == 204
     finally:
         receiver.close()
 

@@ -67,6 +67,7 @@ def test_the_figures_are_those_that_are_worked_out_by_hand(sessions: Sessions) -
         # (100 + 300 + 200 + 9000 + 400) / 5; the fifth of five is the 95th in a hundred
         "mean_response_ms": 2000.0, "p95_response_ms": 9000,
         "sessions": 1, "first_request_at": "2026-03-10T12:00:00.000Z", "last_request_at": "2026-03-10T18:00:00.000Z",
+            "thumbs_up": 0, "thumbs_down": 0,
     }  # fmt: skip
     common = {"errors": 0, "cancelled": 0, "success_rate": 1.0, "unpriced": 0}
     assert models == [

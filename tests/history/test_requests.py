@@ -189,6 +189,7 @@ def test_a_row_is_shown_with_all_that_is_known_of_it(sessions: Sessions) -> None
         "reasoning_tokens": 1, "cost": "0.0012000000", "response_time": 1500, "cached": False, "attempts": 1, "counted": True,
         "local_date": "2026-03-10", "dialog_id": f"dlg_{dialog}", "request_id": "r1", "created_at": "2026-03-10T12:00:00.000Z",
         "request_data": '{"message": "hello"}', "response_data": '{"response": "hi"}',
+        "prompt": None, "prompt_version": None, "variant": None, "feedback": None,
     }  # fmt: skip
     shown = {"request_data": {"message": "hello"}, "response_data": None, "updated_at": updated}
     assert set(schemas.RequestOut.model_validate(told | shown).model_dump()) == {"object", *schemas.COLUMNS}

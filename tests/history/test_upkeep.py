@@ -55,7 +55,7 @@ def test_a_row_of_any_time_finds_a_place_and_moves_to_its_month_later(sessions: 
 def test_a_new_partition_has_the_indexes_of_the_table(sessions: Sessions) -> None:
     _ensure(sessions)
     assert _query(sessions, "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
-                            "WHERE c.relname = 'request_history_2032_01'") == [(6,)]  # fmt: skip
+                            "WHERE c.relname = 'request_history_2032_01'") == [(7,)]  # fmt: skip
 
 
 def test_partitions_may_be_made_by_several_at_once_while_rows_are_written(sessions: Sessions) -> None:

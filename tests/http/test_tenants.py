@@ -35,8 +35,11 @@ USER = "tg:4242"
 HIDDEN = f"{MARK}-user"
 SESSION = "session-4242"
 MESSAGE = "message-4242"
+PROMPT, EXPERIMENT = "prompt-4242", "experiment-4242"
 BOT_SCOPES = tuple(scope for scope in schemas.SCOPES if scope != "org")
-EVERY_OBJECT = {"bot_id", "key_id", "dialog", "task_id", "request_id", "session_id", "report_id", "delivery_id"}
+EVERY_OBJECT = {"bot_id", "key_id", "dialog", "task_id", "request_id", "session_id", "report_id", "delivery_id", "answer_id"} | {
+    "name", "experiment",
+}  # fmt: skip
 """Path variables that name one bot's object; the others are names that mean each bot's own, or everybody's."""
 HARMLESS = {
     "limit",
@@ -58,6 +61,8 @@ HARMLESS = {
     "language",
     "period",
     "open",
+    "prompt",
+    "variant",
 }
 
 
@@ -132,6 +137,18 @@ def make_tenant(runtime: Runtime) -> Tenant:
     named = {"bot_id": [bot], "key_id": [key], "dialog": dialogs, "task_id": tasks, "user_id": [USER], "user": [USER]}
     named["model"] = [f"{MARK}-model"]
     named["request_id"] = [row["id"] for row in asked(client.get("/v1/history/requests"))["data"]] + tasks[:1]
+    fixed = {"questions": [f"{MARK} question"], "answer": f"{MARK} answer"}
+    named["answer_id"] = [asked(client.post("/v1/answers", json=fixed))["id"]]
+    version = {"texts": {"any": f"{MARK} text"}, "note": f"{MARK} note"}
+    asked(client.post("/v1/prompts", json={**version, "name": PROMPT}))
+    asked(client.post(f"/v1/prompts/{PROMPT}/versions", json={"texts": {"any": f"{MARK} other text"}}))
+    split = {"name": EXPERIMENT, "variants": [{"version": 1}, {"version": 2}]}
+    named["experiment"] = [asked(client.post(f"/v1/prompts/{PROMPT}/experiments", json=split))["id"], EXPERIMENT]
+    named["name"], named["version"] = [PROMPT], ["1"]
+    asked(client.post(f"/v1/tasks/{tasks[0]}/feedback", json={"rating": 1, "comment": f"{MARK} comment"}))
+    drain(runtime)  # it is an event, too
+    named["provider"] = ["openai"]
+    asked(client.put("/v1/providers/openai/key", json={"api_key": f"sk-{MARK}-visibly-fake"}))
     named["delivery_id"] = [row["id"] for row in asked(client.get("/v1/webhooks/deliveries"))["data"]]
     monday = periods.monday(datetime.datetime.now(datetime.UTC).date())
     named["report_id"] = [str(reports.make(runtime.analytics_sessions, bot, monday))]
@@ -179,9 +196,13 @@ def bodies(tenant: Tenant) -> dict[str, Any]:
     event["eventId"] = str(ids.uuid_in(tenant.refs[0]))
     return {
         "POST /analytics/events": {"events": [{**event, "botId": tenant.bot}, event]},
+        "POST /answers": {"questions": ["mine"], "answer": "mine"},
+        "PATCH /answers/{answer_id}": {"answer": "mine"},
         "POST /bots": {"name": "mine"},
+        "POST /telegram/{bot_id}/updates": {"update_id": 1},
         "PATCH /bots/{bot_id}": {"name": "mine", "settings": {"system_prompt": "mine"}},
         "POST /bots/{bot_id}/keys": {"name": "mine", "scopes": ["chat"]},
+        "PATCH /bots/{bot_id}/keys/{key_id}": {"daily_budget_usd": "1"},
         "PATCH /users/{user_id}": {"daily_limit": 1, "preferences": {"wish": "mine"}},
         "POST /chat/completions": {**completion, "dialog_id": dialog, "background": True},
         "POST /chat/send": {"telegram_id": 4242, "message": "mine", "session_id": SESSION},
@@ -191,6 +212,14 @@ def bodies(tenant: Tenant) -> dict[str, Any]:
         "POST /dialogs/{dialog}/reply": {"content": "mine", "background": True},
         "POST /dialogs/batch": {"operations": operations},
         "POST /dialogs/import": imported,
+        "POST /prompts": {"name": "mine", "texts": {"any": "mine"}},
+        "POST /prompts/{name}/versions": {"texts": {"any": "mine"}, "activate": True},
+        "POST /prompts/{name}/activate": {"version": 2},
+        "POST /prompts/{name}/render": {},
+        "POST /prompts/{name}/experiments": {"name": "mine", "variants": [{"version": 1}, {"version": 2}]},
+        "POST /prompts/{name}/experiments/{experiment}/stop": {"winner": 2},
+        "POST /tasks/{task_id}/feedback": {"rating": -1, "comment": "mine"},
+        "PUT /providers/{provider}/key": {"api_key": "sk-mine-visibly-fake"},
     }
 
 
@@ -420,6 +449,8 @@ def test_the_tenant_itself_is_shown_all_of_it(here: Runtime) -> None:
     assert shown >= {
         "GET /bots", "GET /bots/{bot_id}", "GET /bots/{bot_id}/keys", "GET /users", "GET /users/{user_id}", "GET /dialogs",
         "GET /dialogs/{dialog}", "GET /dialogs/{dialog}/messages", "GET /dialogs/{dialog}/context", "GET /dialogs/export",
+        "GET /answers", "GET /answers/{answer_id}", "GET /prompts/{name}", "GET /prompts/{name}/versions",
+        "GET /prompts/{name}/versions/{version}",
         "GET /chat/history/{user}", "GET /tasks/{task_id}", "GET /tasks", "GET /history/requests",
         "GET /webhooks/deliveries",
         "GET /webhooks/deliveries/{delivery_id}", "GET /history/requests/{request_id}", "GET /history/sessions",

@@ -481,3 +481,46 @@ def test_a_unix_socket_serves_too(tmp_path):
         child.terminate()
         assert child.wait(30) == 0
     assert not path.exists()
+
+
+def test_a_default_for_all_is_before_what_a_request_brings(simulator: SimulatorProcess) -> None:
+    simulator.behave(status=503, all=True)
+    assert post(simulator, chat("sim:words=3"))[0] == 503
+    assert post(simulator, chat("gpt-4o-mini"))[0] == 503
+    simulator.behave(status=503)
+    assert post(simulator, chat("sim:words=3"))[0] == 200
+    simulator.behave()
+    assert post(simulator, chat("gpt-4o-mini"))[0] == 200
+
+
+def test_outcomes_are_counted_by_model(simulator: SimulatorProcess) -> None:
+    for model in ("gpt-4o-mini", "gpt-4o-mini", "sim:status=503"):
+        post(simulator, chat(model))
+    post(simulator, chat("no-such-model"))
+    expected = {"gpt-4o-mini": {"200": 2}, "sim:status=503": {"503": 1}, "no-such-model": {"404": 1}}
+    wait_until(lambda: simulator.stats()["outcomes"] == expected)
+
+
+def test_azures_paths_answer_with_its_filters_findings(simulator: SimulatorProcess) -> None:
+    with openai.AzureOpenAI(
+        azure_endpoint=simulator.endpoint, api_key="any", api_version="2024-10-21", max_retries=0, timeout=30
+    ) as azure:
+        answer = azure.chat.completions.create(model="sim", messages=HELLO)
+        assert answer.choices[0].model_extra["content_filter_results"]["hate"]["filtered"] is False  # type: ignore[index]
+        chunks = list(azure.chat.completions.create(model="sim", messages=HELLO, stream=True))
+        assert (chunks[0].choices, "prompt_filter_results" in chunks[0].model_extra) == ([], True)  # type: ignore[operator]
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks[1:]) == answer.choices[0].message.content
+        )
+        assert azure.embeddings.create(model="sim", input="x").data
+        with pytest.raises(openai.RateLimitError) as limited:
+            azure.chat.completions.create(model="sim:status=429,retry_after=1.5", messages=HELLO)
+        assert limited.value.response.headers["retry-after-ms"] == "1500"
+        assert limited.value.response.headers["retry-after"] == "2"
+        with pytest.raises(openai.BadRequestError) as filtered:
+            azure.chat.completions.create(model="sim:filter=1", messages=HELLO)
+        assert filtered.value.body["innererror"]["code"] == "ResponsibleAIPolicyViolation"  # type: ignore[index]
+        with pytest.raises(openai.NotFoundError) as missing:
+            azure.chat.completions.create(model="nobody", messages=HELLO)
+        assert missing.value.code == "DeploymentNotFound"
+    assert simulator.stats()["by_path"]["/azure/chat/completions"] == 5

@@ -9,7 +9,10 @@ from app.core.database import Sessions
 from app.core.store import Scripts, Store, scripts
 from tests.chat.conftest import Desk, make_desk
 from tests.chat.test_admission import check_day
+from tests.chat.test_budget_model import check_budgets
+from tests.chat.test_budgets import check_many_at_once
 from tests.chat.test_ledger import check_life
+from tests.llm.test_breaker_model import check_gate
 from tests.lua import servers, variants, walk
 
 
@@ -38,6 +41,23 @@ def test_tasks_live_and_end_as_they_should(lua_desk: Desk) -> None:
 @pytest.mark.elsewhere
 def test_a_day_counts_what_a_model_counts(lua_desk: Desk) -> None:
     check_day(lua_desk, examples=40)
+
+
+@pytest.mark.elsewhere
+def test_budgets_are_what_a_model_says(lua_desk: Desk) -> None:
+    check_budgets(lua_desk, examples=8)
+
+
+@pytest.mark.elsewhere
+def test_fifty_threads_never_pass_a_budget(lua_desk: Desk) -> None:
+    check_many_at_once(lua_desk)
+
+
+@pytest.mark.elsewhere
+def test_the_gate_before_a_provider_does_what_a_model_says(
+    lua_store: Store, alters: tuple[variants.Alter, ...]
+) -> None:
+    check_gate(lua_store, *alters, examples=15)
 
 
 @pytest.mark.cluster

@@ -17,6 +17,7 @@ from tests.lua.walk import walk
 
 FREES = {
     "chat/requeue", "chat/let_in", "chat/end_session", "dialogs/delete_dialog", "dialogs/mark_flushed", "dialogs/purge_dialogs",
+    "llm/leave", "channels/leave_bot",
 }  # fmt: skip
 """Scripts that begin by taking something away: those are served without memory, and once begun must end."""
 TWICE_IS_ONCE = {"outbox/add_events"}

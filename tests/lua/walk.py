@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from app.channels.telegram.inbox import Inbox
+from app.channels.telegram.rates import Turns
 from app.chat import ends, rows
 from app.chat.ledger import CancelledMeanwhile, End
 from app.chat.records import Task
@@ -13,7 +17,12 @@ from app.core.database import Sessions
 from app.core.outbox import Outbox
 from app.dialogs.loading import Keeping
 from app.dialogs.packing import Said
+from app.limits import budgets
+from app.limits.budgets import Allowance, Budget
 from app.limits.standing import Limits
+from app.llm.answers import Provider, Target
+from app.llm.cache.shelf import Shelf
+from app.llm.gate import Gate, Pass
 from app.webhooks.deliveries import LEASE_MS, Attempt, Deliveries, Outcome
 from tests.chat.conftest import BOT, SHARD, Desk
 from tests.dialogs.place import Place
@@ -85,6 +94,35 @@ def through_tasks(desk: Desk) -> None:
         Outbox(desk.store, scripts, keys).drain(stream, SHARD, lambda entries: None, linger_s=0)
 
 
+def through_budgets(desk: Desk) -> None:
+    """Lead a task through its budgets: seeded, reserved, raised, settled with an alert, and refused with another."""
+    scopes = (Allowance("bot", "", 900, 5000), Allowance("key", "abc", -1, 700), Allowance("user", "u5", 500, -1))
+    given = Budget(scopes, "UTC", 100, "https://hooks.example/alerts")
+    task = claim(desk, desk.admit("u5", limits=UNLIMITED, budget=given).ref)
+    vanished = desk.admit("u5", limits=UNLIMITED, budget=given).ref
+    assert desk.ledger.top_up(task, 400)
+    assert not desk.ledger.top_up(task, 900)
+    told = rows.final(
+        task, "success", counted=False, cost="0.0000003000", usage={"prompt_tokens": 1, "completion_tokens": 1}
+    )
+    assert desk.ledger.finish(task, End("in_progress", "completed", told)) is None
+    desk.scripts.shift_ms += 60_000 + budgets.GRACE_MS + 1  # the other one lapses
+    with pytest.raises(errors.BudgetExceeded):
+        desk.admit("u5", limits=UNLIMITED, budget=dataclasses.replace(given, amount=201))
+    month = budgets.month_at("UTC", clock.now_ms() + desk.scripts.shift_ms)
+    for scope in scopes:
+        names = desk.keys.of_budget(SHARD, BOT, scope.scope, scope.name, month.name)
+        assert desk.scripts.run("limits/read_budget", names, [month.dd, 0])[3] in (0, 300)
+    lost = desk.ledger.read(vanished)
+    assert lost is not None
+    desk.store.call("UNLINK", desk.keys.of_task("task", vanished))
+    late = rows.final(
+        lost, "success", counted=False, cost="0.0000000100", usage={"prompt_tokens": 1, "completion_tokens": 1}
+    )
+    assert desk.ledger.finish(lost, End("in_progress", "completed", late)) == ""
+    desk.ledger.forget(vanished)
+
+
 def through_dialogs(desk: Desk, sessions: Sessions) -> None:
     """Lead some dialogs from their first message to their end, one of them by way of a task."""
     place = Place(desk.store, desk.scripts, sessions, desk.queue.direct)
@@ -154,9 +192,79 @@ def through_webhooks(desk: Desk) -> None:
     assert not deliveries.redeliver(hook)
 
 
+def through_cache(desk: Desk) -> None:
+    """Lead a kept answer from the first who asks to the user's being forgotten."""
+    shelf, name = Shelf(desk.scripts, desk.keys), "ab" * 32
+    shelf.look_up(name, "one")
+    shelf.look_up(name, "two")
+    shelf.renew()
+    shelf.give_up(name, "one")
+    shelf.look_up(name, "two")
+    for number in range(2):
+        assert shelf.note(BOT, "u4", "", f"{number:064x}", 60_000)
+    shelf.fill(name, "two", b"answer", 60_000)
+    kept = shelf.read(name)
+    assert kept is not None
+    assert kept.body == b"answer"
+    shelf.forget(BOT, "u4")
+
+
+def through_gate(desk: Desk) -> None:
+    """Lead calls to a provider until its circuit opens, and closes again."""
+    scripts, gate = desk.scripts, Gate(desk.scripts, desk.keys)
+    provider = Provider("openai", "", "", requests_per_minute=600, tokens_per_minute=60_000, max_concurrent=3)
+    target = Target(provider, "m")
+
+    def enter() -> Pass:
+        passed = gate.enter(target, tokens=50, lease_ms=LEASE)
+        assert isinstance(passed, Pass)
+        return passed
+
+    for _ in range(20):
+        assert gate.leave(enter(), "ok", took_ms=5, tokens=70) is None
+    passed = enter()
+    assert gate.renew(passed, LEASE)
+    told = [gate.leave(one, "failed", took_ms=5) for one in (passed, *(enter() for _ in range(2)))]
+    told += [gate.leave(enter(), "failed", took_ms=5) for _ in range(2)]
+    assert told == [None] * 4 + ["opened"]
+    assert not isinstance(gate.enter(target, tokens=50, lease_ms=LEASE), Pass)
+    scripts.shift_ms += 5001
+    assert [gate.leave(enter(), "ok", took_ms=5, tokens=40) for _ in range(2)] == [None, "closed"]
+    gate.leave(enter(), "limited", cool_ms=60_000)
+    assert gate.states([target])[0].cooling_ms > 0
+
+
+def through_telegram(desk: Desk) -> None:
+    """Take an update of a Telegram bot that came to the webhook, and send its reply."""
+    scripts, keys = desk.scripts, desk.keys
+    lease = [keys.of_bot("telegram_lease", SHARD, BOT)]
+    assert scripts.run("channels/hold_bot", lease, ["me", 10_000]) == [1]
+    inbox, turns = Inbox(scripts, keys, BOT), Turns(scripts, keys, BOT)
+    assert inbox.put(1_763_680_000_123, b"{}")
+    assert inbox.take(1_763_680_000_123, "1763680000123", b"{}")
+    for chat in (7, 8):
+        assert turns.take(chat, f"turn-{chat}") == 0
+        turns.end(chat, f"turn-{chat}", retry_ms=3000)
+    assert turns.take(9, "turn-9") > 0
+    assert scripts.run("channels/leave_bot", lease, ["me"]) == [1]
+
+
+def through_guesses(desk: Desk) -> None:
+    """Let an address try more keys than it may."""
+    name = desk.keys.of_shard("guesses", SHARD) + "of-an-address"
+    waits = [desk.scripts.run("limits/count_guess", [name], [f"guess-{n}", 2, 60_000]) for n in (1, 2, 3)]
+    assert waits[:2] == [0, 0]
+    assert 0 < waits[2] <= 60_000
+
+
 def walk(desk: Desk, sessions: Sessions) -> None:
     """Come by every script there is."""
     through_tasks(desk)
     through_webhooks(desk)
+    through_budgets(desk)
+    through_cache(desk)
+    through_gate(desk)
+    through_telegram(desk)
+    through_guesses(desk)
     through_sessions(desk, sessions)
     through_dialogs(desk, sessions)

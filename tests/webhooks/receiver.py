@@ -78,7 +78,7 @@ class Receiver:
 def _server(receiver: Receiver, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, given, content = receiver.take(Message(self.path, headers, body))
             with contextlib.suppress(OSError):
@@ -88,6 +88,8 @@ def _server(receiver: Receiver, port: int) -> ThreadingHTTPServer:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+        do_GET = do_POST
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

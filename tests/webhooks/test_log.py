@@ -6,6 +6,7 @@ import datetime
 import time
 import uuid
 
+import orjson
 import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
@@ -176,3 +177,20 @@ def test_an_erased_users_answers_are_forgotten_and_nobody_elses(sessions: Sessio
         log.forget_answers(session, history.BOT, "anna")
         left = [log.attempts_of(session, ids.uuid_in(ref))[0].response for ref in (his, hers)]
     assert left == [None, "Dear user"]
+
+
+def test_alerts_name_an_erased_user_no_more(sessions: Sessions) -> None:
+    refs = [ids.new_ref(SHARD) for _ in range(3)]
+    told = {"scope": "user", "user": "anna", "percent": 50}
+    for ref, payload in zip(refs, (told, {**told, "user": "olha"}, {"scope": "bot"}), strict=True):
+        alert = {"type": "budget.alert", "payload": orjson.dumps(payload).decode()}
+        log.write(sessions, [attempt(ref, 1, 1, "failed", status="500", error="no", response="Dear anna", **alert)])
+    with sessions.begin() as session:
+        log.forget_answers(session, BOT, "anna")
+        rows = [log.one(session, BOT, ids.uuid_in(ref)) for ref in refs]
+        left = [(orjson.loads(row.payload or ""), log.attempts_of(session, row.id)[0].response) for row in rows]
+    assert left == [
+        ({**told, "user": None}, None),
+        ({**told, "user": "olha"}, "Dear anna"),
+        ({"scope": "bot"}, "Dear anna"),
+    ]

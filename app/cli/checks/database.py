@@ -32,6 +32,7 @@ def server(given: Settings) -> Findings:
             yield from _postgres_connections(connection, given)
             yield from clock("PostgreSQL", lambda: float(_value(connection, "extract(epoch FROM clock_timestamp())")))
             yield from _migrations(connection, given)
+            yield from _vectors(connection)
     except errors.Unavailable as error:
         yield Finding("problem", "PostgreSQL", str(error), "start it, or mend DATABASE_URL")
     finally:
@@ -75,6 +76,25 @@ def _migrations(connection: sqlalchemy.Connection, given: Settings) -> Findings:
 
     yield from _of_history(given.database_url, "main", "repliq migrate")
     yield from _partitions(connection, partitions.MONTHS)
+
+
+def _vectors(connection: sqlalchemy.Connection) -> Findings:
+    """Look for pgvector, which bots with `cache: semantic` need."""
+    if _value(connection, "EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"):
+        yield Finding("ok", "pgvector", "is there: bots may have cache: semantic")
+    elif _value(connection, "EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"):
+        yield Finding("ok", "pgvector", "the server has it; the first bot with cache: semantic turns it on")
+    elif _semantic_bots(connection):
+        advice = "install it, then: repliq cache enable; until then their answers are kept by exact questions alone"
+        yield Finding("problem", "pgvector", "is missing, and bots have cache: semantic", advice)
+    else:
+        yield Finding("ok", "pgvector", "the server does not have it: no bot can have cache: semantic")
+
+
+def _semantic_bots(connection: sqlalchemy.Connection) -> bool:
+    wanted = "SELECT FROM bots WHERE deleted_at IS NULL AND settings->>'cache' = 'semantic'"
+    known = _value(connection, "to_regclass('bots') IS NOT NULL")
+    return bool(known and _value(connection, f"EXISTS ({wanted})"))
 
 
 def _of_history(url: str, history: str, advice: str) -> Findings:

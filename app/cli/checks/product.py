@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.cli import probes, target
 from app.cli.apiclient import ApiClient
 from app.cli.checks.findings import Finding, Findings, ms
 from app.core import errors
 from app.core.settings import Settings
+
+if TYPE_CHECKING:
+    from app.llm.answers import Provider
 
 _ALIVE_MS = 10_000
 _BEAT_PATIENCE_S = 6.0
@@ -121,7 +124,10 @@ def api(given: Settings) -> Findings:
 
 
 def provider(given: Settings) -> Findings:
-    """Ask the provider for its models; without a key, the API for those of the simulator."""
+    """Ask the providers for their models; without a key, the API for those of the simulator."""
+    if given.llm_config:
+        yield from _of_file(given)
+        return
     if not given.openai_api_key:
         yield from _models_of_api(given)
         return
@@ -139,6 +145,63 @@ def provider(given: Settings) -> Findings:
     yield Finding("ok", "provider", f"{given.openai_base_url} lists {len(models)} models, answered in {ms(took)}")
     if models and all(model.get("id") != given.default_model for model in models):
         yield Finding("warning", "provider", f"it does not list {given.default_model}", "set DEFAULT_MODEL")
+
+
+def _of_file(given: Settings) -> Findings:
+    """Read the providers file, and ask every provider of it."""
+    from app.llm import providers
+
+    try:
+        found = providers.read(given)
+    except errors.ConfigurationError as error:
+        for line in str(error).splitlines():
+            yield Finding("problem", "providers", line)
+        return
+    assert found is not None
+    counts = f"providers: {len(found.providers)}, models: {len(found.models)}"
+    yield Finding(
+        "ok", "providers", f"{given.llm_config} can be read ({counts}); who names no model gets {found.default}"
+    )
+    for warning in found.warnings:
+        yield Finding("warning", "providers", warning)
+    targets = [
+        target for model in found.models.values() for target in (*model.chain, *sum(model.fallbacks.values(), ()))
+    ]
+    for asked in found.providers.values():
+        yield _of_one(asked, sorted({target.model for target in targets if target.provider.name == asked.name}))
+
+
+def _of_one(asked: Provider, wanted: list[str]) -> Finding:
+    """Ask a provider of the file for its models."""
+    from app.llm import kinds
+    from app.llm.client import Client
+
+    if not asked.api_key and kinds.of(asked.kind).needs_key:
+        text = f"{asked.name} has no key in the file: only bots that have stored their own can use it"
+        return Finding("warning", "provider", text, "api_key_env in the file, or PUT /v1/providers/{name}/key")
+    started = time.perf_counter()
+    try:
+        with contextlib.closing(Client()) as client:
+            models = client.models(asked, _PROVIDER_S)
+    except errors.UpstreamModelNotFound:
+        return Finding("warning", "provider", f"{asked.name} ({asked.base_url}) lists no models", "try it: repliq chat")
+    except errors.UpstreamError as error:
+        if error.status in (401, 403):
+            text = f"{asked.name} ({asked.base_url}) refuses the key ({error.status})"
+            return Finding("problem", "provider", text, "mend its api_key_env or api_key")
+        return Finding(
+            "problem", "provider", f"{asked.name} ({asked.base_url}): {error}", "mend base_url, or the network"
+        )
+    took = time.perf_counter() - started
+    ids = [str(model.get("id")) for model in models]
+    listed = {*ids, *(name.removeprefix("models/").removesuffix(":latest") for name in ids)}  # Google's, and Ollama's
+    missing = [name for name in wanted if name not in listed]
+    if missing and listed and asked.kind != "azure":  # which lists models, not the deployments that it is asked for
+        text = f"{asked.name} ({asked.base_url}) does not list {', '.join(missing)}"
+        return Finding("warning", "provider", text, "mend the name in the chain, or make the model available there")
+    return Finding(
+        "ok", "provider", f"{asked.name} ({asked.base_url}) lists {len(models)} models, answered in {ms(took)}"
+    )
 
 
 def _of_provider(error: errors.UpstreamError, given: Settings) -> Finding:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import urllib.parse
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
+_LONGEST_NAME = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One kind of key. `pattern` uses T for the shard's tag, B for T and a bot, U for B and a user."""
+    """One kind of key. `pattern` uses T for the shard's tag, B for T and a bot, U for B and a user, P for a provider's tag,
+    C for a kept answer's."""
 
     name: str
     pattern: str
@@ -173,6 +176,38 @@ CATALOGUE = (
         "1 h",
         "a summary that was asked for, and its watermark",
     ),
+    Entry(
+        "budget",
+        "B:bud:<yyyymm>",
+        "hash",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "the bot's month in nano-USD: spent and reserved in all and by day, limits, alerts that were told of",
+    ),
+    Entry(
+        "budget_open",
+        "B:bud:<yyyymm>:r",
+        "zset",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "`ref|amount|day` -> when the reservation lapses, ms; `!` and `?` mark ends that came while the month was lost",
+    ),
+    Entry(
+        "key_budget",
+        "B:kbud:<prefix>:<yyyymm>",
+        "hash",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "a key's month, as the bot's",
+    ),
+    Entry(
+        "key_budget_open",
+        "B:kbud:<prefix>:<yyyymm>:r",
+        "zset",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "a key's reservations, as the bot's",
+    ),
     Entry("bot_window", "B:w", "zset", "admit, finish", "1 day", "ref -> deadline of the bot's tasks in the broker"),
     Entry("bot_held", "B:wl", "list", "admit, finish", "1 day", "refs held back by the bot's window"),
     Entry(
@@ -191,7 +226,39 @@ CATALOGUE = (
         "1 h",
         "a receiver's failures in a row, and until when it is left alone, ms",
     ),
+    Entry(
+        "context_down",
+        "B:ctx:<receiver>",
+        "string",
+        "the user's context",
+        "10 min from the last failure",
+        "how often in a row the owner's server has failed",
+    ),
+    Entry(
+        "context_probe",
+        "B:ctxp:<receiver>",
+        "string",
+        "the user's context",
+        "5 to 60 s",
+        "a server that is down has been asked again",
+    ),
     Entry("profile", "U:p", "hash", "seed_user, change_user", "3 days", "zone, daily limit, language, dialog"),
+    Entry(
+        "user_budget",
+        "U:bud:<yyyymm>",
+        "hash",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "the user's month, as the bot's",
+    ),
+    Entry(
+        "user_budget_open",
+        "U:bud:<yyyymm>:r",
+        "zset",
+        "seed_budget, admit, top_up, finish",
+        "70 days",
+        "the user's reservations, as the bot's",
+    ),
     Entry("session", "U:s", "string", "admit, end_session", "30 min", "the user's present session"),
     Entry("day", "U:q:<yyyymmdd>", "string", "seed_user, finish", "3 days", "requests of the day that count"),
     Entry(
@@ -205,6 +272,14 @@ CATALOGUE = (
     Entry("rate", "U:g:rpm", "string", "admit", "the limit's period", "GCRA's theoretical arrival time, us"),
     Entry("tokens", "U:g:tpm", "string", "admit, finish", "the limit's period", "GCRA's theoretical arrival time, us"),
     Entry("limit_told", "U:le", "string", "admit", "1 min", "the refusal by a limit that analytics was told of last"),
+    Entry(
+        "user_context",
+        "U:ctx",
+        "string",
+        "the user's context",
+        "10 times context_ttl_s, no longer than 1 h, or context_ttl_s; at most 1 day",
+        "what the owner's server said of the user, and when to ask again",
+    ),
     Entry("running", "U:c", "zset", "admit, finish", "1 day", "ref -> deadline of the user's open tasks"),
     Entry("user_window", "U:w", "zset", "admit, finish", "1 day", "ref -> deadline of the user's tasks in the broker"),
     Entry("user_held", "U:wl", "list", "admit, finish", "1 day", "refs held back by the user's window"),
@@ -260,6 +335,146 @@ CATALOGUE = (
         "as the latest dialog",
         "ref -> last write of those that PostgreSQL does not have as they are, ms",
     ),
+    Entry(
+        "provider_running",
+        "P:run",
+        "zset",
+        "the llm scripts",
+        "1 day",
+        "token -> when the lease of a call to the provider ends, ms",
+    ),
+    Entry("provider_rate", "P:rpm", "string", "enter", "1 min", "GCRA's theoretical arrival time, us"),
+    Entry("provider_tokens", "P:tpm", "string", "enter, leave", "2 min", "GCRA's theoretical arrival time, us"),
+    Entry(
+        "provider_alone",
+        "P:alone",
+        "string",
+        "leave",
+        "what the provider asked for, 10 min at most",
+        "until when the provider asked to be left alone, ms",
+    ),
+    Entry(
+        "breaker",
+        "P:m:<model>",
+        "hash",
+        "leave",
+        "1 h and the longest open time",
+        "a model's breaker: g generation, u open until, n times open, o open since, z closed at, k good probes, r failures in a row, "
+        "b0-b9 the window, d successes, p50 and p95 of how long they took, ms",
+    ),
+    Entry(
+        "breaker_probes",
+        "P:m:<model>:p",
+        "zset",
+        "the llm scripts",
+        "1 day",
+        "token -> when the lease of a probe ends, ms",
+    ),
+    Entry(
+        "breaker_times",
+        "P:m:<model>:t",
+        "list",
+        "leave",
+        "as its breaker",
+        "how long the latest 100 successes took, ms",
+    ),
+    Entry(
+        "cache_epoch",
+        "U:ce",
+        "string",
+        "forget_user",
+        "31 days",
+        "tells the user's kept answers from those of before he was forgotten",
+    ),
+    Entry(
+        "cache_answers",
+        "U:ca",
+        "zset",
+        "note_answer",
+        "as the longest answer; at most 1,000",
+        "hash -> when the answer that is kept because of him ends, ms",
+    ),
+    Entry("kept_answer", "C:a", "hash", "fill", "cache_ttl_s", "at and body of a kept answer"),
+    Entry(
+        "flight",
+        "C:f",
+        "hash",
+        "look_up, renew_flight, give_up",
+        "its lease + 1 min",
+        "who asks the model, until when, and how often that has failed",
+    ),
+    Entry("flight_waiting", "C:w", "zset", "look_up", "1 h", "ref -> since when a task waits for the answer, ms"),
+    Entry(
+        "telegram_lease",
+        "B:tg:l",
+        "string",
+        "hold_bot, leave_bot",
+        "10 s",
+        "the process that serves the bot's Telegram front",
+    ),
+    Entry("telegram_taken", "B:tg:t:<update>", "string", "take_update", "2 days", "an update was taken"),
+    Entry(
+        "telegram_waiting",
+        "B:tg:w",
+        "zset",
+        "put_update, take_update",
+        "1 day; at most 2,000 entries",
+        "ids of updates that came to the webhook",
+    ),
+    Entry(
+        "telegram_updates",
+        "B:tg:u",
+        "hash",
+        "put_update, take_update",
+        "1 day; at most 2,000 entries",
+        "update's id -> what is read of it",
+    ),
+    Entry(
+        "telegram_unsent",
+        "B:tg:o",
+        "hash",
+        "take_update, the front",
+        "1 day",
+        "update's id -> the reply that is to be sent, and which messages Telegram has of it",
+    ),
+    Entry(
+        "telegram_turns",
+        "B:tg:r",
+        "zset",
+        "take_turn, end_turn",
+        "1 min; at most 30 entries",
+        "turn of sending -> until when it counts, ms",
+    ),
+    Entry(
+        "telegram_chat",
+        "B:tg:c:<chat>",
+        "string",
+        "take_turn, end_turn",
+        "16 s, or as Telegram said",
+        "until when the chat is left alone, ms",
+    ),
+    Entry(
+        "telegram_paused", "B:tg:p", "string", "end_turn", "as Telegram said", "until when the bot sends nothing, ms"
+    ),
+    Entry(
+        "telegram_refused", "B:tg:x", "string", "end_turn", "10 s", "the chat to which Telegram refused a message last"
+    ),
+    Entry(
+        "telegram_processes",
+        "T:tg",
+        "zset",
+        "`repliq telegram`",
+        "1 min; on shard 0 alone",
+        "process that serves Telegram bots -> when it last showed itself, ms",
+    ),
+    Entry(
+        "guesses",
+        "T:guess:<address>",
+        "set",
+        "count_guess",
+        "1 min; at most 60 entries",
+        "keyed hashes of the unknown keys that an address (itself a keyed hash) has tried",
+    ),
 )
 
 
@@ -301,10 +516,24 @@ class Keys:
         key = f"{self._tags[shard]}:{bot}:u:{encode(user)}:q:{yyyymmdd}"
         return key, key + ":r"
 
+    def of_budget(self, shard: int, bot: str, scope: str, name: str, yyyymm: str) -> tuple[str, str]:
+        """Return the month of a budget and what is reserved of it; `scope` is bot, key (`name`: its prefix) or user."""
+        if scope == "user":
+            key = self.of_user("user_budget", shard, bot, name) + yyyymm
+        elif scope == "key":
+            key = self.of_bot("key_budget", shard, bot, f"{name}:{yyyymm}")
+        else:
+            key = self.of_bot("budget", shard, bot, yyyymm)
+        return key, key + ":r"
+
     def of_dialog(self, shard: int, bot: str, ref: str) -> tuple[str, str, str]:
         """Return a dialog's header, messages and message ids."""
         key = f"{self._tags[shard]}:{bot}:d:{ref}"
         return key + ":m", key + ":l", key + ":i"
+
+    def of_answer(self, name: str, digest: str) -> str:
+        """Return a key of a kept answer, by the hash of what was asked: each has a hash tag of its own."""
+        return f"{self.prefix}:rc:{{{digest}}}:{_ANSWER[name]}"
 
     def of_lane(self, shard: int, bot: str, dialog: str, owner: str) -> tuple[str, str]:
         """Return a dialog's lane and what it holds back; the lane of a user's own dialog is named for him, whichever dialog that is."""
@@ -312,6 +541,13 @@ class Keys:
             return self.of_user("user_lane", shard, bot, owner), self.of_user("user_lane_held", shard, bot, owner)
         key = f"{self._tags[shard]}:{bot}:d:{dialog}"
         return key + ":w", key + ":wl"
+
+    def of_provider(self, name: str, provider: str, model: str = "") -> str:
+        """Return a key of a provider, or of a model of it: all of a provider's share a hash tag of their own."""
+        kept = encode(model)
+        if len(kept) > _LONGEST_NAME:  # callers may name models
+            kept = "#" + hashlib.blake2b(model.encode(), digest_size=16).hexdigest()
+        return f"{self.prefix}:{{p:{encode(provider)}}}:{_PROVIDER[name]}".replace("<model>", kept)
 
     def queue(self, name: str) -> str:
         """Return Celery's list of a queue: the one key outside the shards (redis.md, decision 1)."""
@@ -349,3 +585,5 @@ _TASK = {
 _SHARD = _suffixes("T")
 _BOT = _suffixes("B")
 _USER = _suffixes("U")
+_ANSWER = _suffixes("C")
+_PROVIDER = {entry.name: entry.pattern.removeprefix("P:") for entry in CATALOGUE if entry.pattern.startswith("P:")}

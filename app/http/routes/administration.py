@@ -6,10 +6,12 @@ import pydantic
 
 from app.bots import announce, bots, keys, models, schemas, users
 from app.bots.schemas import checked_user
+from app.chat import personal
 from app.core import errors, ids
 from app.core.paging import PageQuery
 from app.http.api import Answer, Api
 from app.http.context import Context
+from app.prompts import versions
 
 api = Api("administration")
 _MOST_CHARACTERS = 128
@@ -45,8 +47,10 @@ class UsersPage(pydantic.BaseModel):
 @api.route("POST", "/v1/bots", scope="org", body=schemas.BotCreate, once=True, answers={201: schemas.BotOut})
 def create_bot(call: Context) -> Answer:
     """Make a bot; what is not set follows the defaults."""
+    _check_urls(call, call.body.settings)
     with call.runtime.sessions.begin() as session:
         bot = schemas.BotOut.model_validate(bots.create(session, call.principal.organisation, call.body))
+        versions.expect(session, str(bot.id), call.body.settings)
     return bot, 201, {"Location": f"/v1/bots/{bot.id}"}
 
 
@@ -68,10 +72,23 @@ def get_bot(call: Context, bot_id: str) -> Answer:
 @api.route("PATCH", "/v1/bots/<bot_id>", scope="org", body=schemas.BotChange, answers={200: schemas.BotOut})
 def change_bot(call: Context, bot_id: str) -> Answer:
     """Change a bot's name and the settings that are given; every process follows within a second."""
+    _check_urls(call, call.body.settings)
     with call.runtime.sessions.begin() as session:
         bot = schemas.BotOut.model_validate(bots.change(session, call.principal.organisation, bot_id, call.body))
+        versions.expect(session, str(bot.id), call.body.settings)
     _tell_bot(call, str(bot.id))
     return bot
+
+
+def _check_urls(call: Context, settings: schemas.BotSettings) -> None:
+    """Refuse a receiver that nothing may be delivered to, and a server that is not to be asked."""
+    personal.check_url(call.runtime.receivers, settings)
+    if settings.alerts_webhook_url is not None:
+        name = "settings.alerts_webhook_url"
+        try:
+            call.runtime.receivers.check(settings.alerts_webhook_url)
+        except errors.WebhookUrlRefused as error:
+            raise errors.WebhookUrlRefused(str(error).replace("webhook_url", name, 1), param=name) from None
 
 
 @api.route("DELETE", "/v1/bots/<bot_id>", scope="org", answers={204: "deleted, its keys revoked"})
@@ -132,6 +149,21 @@ def list_keys(call: Context, bot_id: str) -> Answer:
     with call.runtime.sessions.begin() as session:
         bot = str(bots.get(session, owner, bot_id).id)
         return KeysPage.model_validate(keys.list_page(session, owner, bot, call.query.cursor, call.query.limit))
+
+
+@api.route(
+    "PATCH", "/v1/bots/<bot_id>/keys/<key_id>", scope="org", body=schemas.KeyChange, answers={200: schemas.KeyOut}
+)
+def change_key(call: Context, bot_id: str, key_id: str) -> Answer:
+    """Change a key's budgets; every process follows within a second."""
+    owner = call.principal.organisation
+    with call.runtime.sessions.begin() as session:
+        bot = str(bots.get(session, owner, bot_id).id)
+        row = keys.change(session, owner, bot, key_id, call.body)
+        digest, changed = row.digest, schemas.KeyOut.model_validate(row)
+    call.runtime.directory.forget("key", digest.hex())
+    announce.key_revoked(call.runtime.store, call.runtime.keys, digest)  # forgotten everywhere, and read anew
+    return changed
 
 
 @api.route("DELETE", "/v1/bots/<bot_id>/keys/<key_id>", scope="org", answers={204: "revoked"})

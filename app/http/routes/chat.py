@@ -105,7 +105,7 @@ def _stream(
     if isinstance(first, Task):
         stack.close()
         outcomes.raise_failure(first, outcomes.headers(admitted))
-    return sse.response(sse.Closing(stream.lines(), stack), outcomes.headers(admitted))
+    return sse.response(sse.Closing(stream.lines(), stack), outcomes.headers(admitted, stream.cache_headers()))
 
 
 class _Stream:
@@ -143,6 +143,10 @@ class _Stream:
             if "delta" in names or "completed" in names:
                 return None
         return None
+
+    def cache_headers(self) -> dict[str, str]:
+        """Return what is known of the cache when the response begins: an answer from there comes whole."""
+        return outcomes.cache_headers(self._task) if self._task is not None and self._ready else {}
 
     def _next(self, timeout_s: float) -> list[events.Event]:
         task = self._waiter.changed(timeout_s)

@@ -125,7 +125,7 @@ def get_context(call: Context, dialog: str) -> Answer:
     most = 2 * settings.context_exchanges if query.max_messages is None else query.max_messages
     budget = settings.context_tokens if query.max_tokens is None else query.max_tokens
     context = call.runtime.dialogs.context(call.bot.id, ref, _keeping(call), max_messages=most, max_tokens=budget)
-    prompt = call.runtime.requests.system(settings)
+    prompt = call.runtime.requests.shown(call.bot)
     shares = [len(context.messages) / most if most else 1.0, context.tokens / budget if budget else 0.0]
     window = {
         "max_messages": most, "max_tokens": budget, "messages": len(context.messages), "tokens": context.tokens,

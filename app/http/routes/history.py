@@ -51,12 +51,14 @@ class Filters(Period):
     model: str | None = Field(None, min_length=1, max_length=_MOST_CHARACTERS)
     request_type: str | None = Field(None, min_length=1, max_length=_MOST_CHARACTERS)
     error_code: str | None = Field(None, min_length=1, max_length=_MOST_CHARACTERS)
+    prompt: str | None = Field(None, min_length=1, max_length=_MOST_CHARACTERS)
+    variant: str | None = Field(None, min_length=1, max_length=_MOST_CHARACTERS, description="experiment/variant")
 
     def wanted(self) -> requests.Wanted:
         """Return it as the history takes it."""
         return requests.Wanted(
             self.user_id, self.session_id, self.status, self.provider, self.model, self.request_type, self.error_code,
-            self.since, self.until,
+            self.since, self.until, self.prompt, self.variant,
         )  # fmt: skip
 
 

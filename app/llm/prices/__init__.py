@@ -10,10 +10,10 @@ from typing import Any
 
 from app.core import logs
 from app.llm.prices import rates, tokens
-from app.llm.prices.rates import Overrides, Rate, Rates
+from app.llm.prices.rates import KNOWN_AS, Overrides, Rate, Rates
 from app.llm.prices.tokens import Tokens
 
-__all__ = ["Charge", "Overrides", "charged", "load", "price"]
+__all__ = ["KNOWN_AS", "Charge", "Overrides", "charged", "load", "price"]
 
 _PER = 1_000_000
 _TEN_DECIMALS = decimal.Decimal("0.0000000001")

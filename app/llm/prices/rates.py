@@ -20,6 +20,10 @@ Rate = decimal.Decimal | tuple[tuple[int, decimal.Decimal], ...]
 Overrides = Mapping[str, Mapping[str, Any]]
 """A bot's prices: by model, or by the beginning of its name and a `*`, `input` and `output`, and maybe `cached_input` and `reasoning`."""
 
+KNOWN_AS: dict[str, str] = {}
+"""By what name the table knows the providers of the providers file, which gives them any it likes; `Providers` fills it in."""
+NOBODY = "-"
+"""Of `KNOWN_AS`: a machine of one's own. What a model's maker takes for it says nothing of what it costs there."""
 _REMEMBERED = 1024
 _LONGEST_NAME = 200
 _USUAL_TIERS = ("", "default", "standard", "auto")
@@ -57,6 +61,9 @@ def find(
         for model in models:
             if found := _overridden(overrides, model):
                 return found
+    provider = KNOWN_AS.get(provider, provider)
+    if provider == NOBODY:
+        return None
     for model in models:
         listed = _listed(provider, model) if 0 < len(model) <= _LONGEST_NAME else None
         if listed is not None:

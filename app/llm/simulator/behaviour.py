@@ -17,6 +17,7 @@
 | `rpm=60`        | 429 with Retry-After beyond 60 requests of `key=…` in a minute                         |
 | `filter=1`      | 400 with code `content_filter`                                                         |
 | `context=10`    | 400 with code `context_length_exceeded` when the prompt has more than 10 tokens        |
+| `all=1`         | of the default: it holds for requests that bring pairs of their own, too               |
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Behaviour:
     rpm: int = 0
     filter: bool = False
     context: int | None = None
+    all: bool = False
 
     @property
     def interruption(self) -> tuple[Fate, int] | None:
@@ -115,6 +117,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "rpm": _integer(1, 100_000),
     "filter": _flag,
     "context": _integer(0, 10_000_000),
+    "all": _flag,
 }
 
 

@@ -19,7 +19,15 @@ MAX_PIPELINED = 64
 LINGER_S = 0.25
 """After a refusal in mid-request the connection stays so long, so that the client reads it before the reset."""
 
-_READ_HEADERS = {b"authorization", b"x-simulate", b"x-task-id", b"x-request-id", b"expect", b"content-length"}
+_READ_HEADERS = {
+    b"authorization",
+    b"api-key",
+    b"x-simulate",
+    b"x-task-id",
+    b"x-request-id",
+    b"expect",
+    b"content-length",
+}
 
 
 class Connection(asyncio.Protocol):

@@ -51,6 +51,7 @@ class Reply:
     counted: bool = False
     call: str = ""
     """The name under which a model call is counted; empty when it is not a model call."""
+    model: str = ""
 
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import urllib.parse
+from typing import TYPE_CHECKING
 
 import orjson
 
 from app.llm.simulator import refusals
 from app.llm.simulator.exchange import Reply
+
+if TYPE_CHECKING:
+    from app.llm.simulator.dialects import Dialect
 
 CHAT = ("gpt-4o", "gpt-4o-mini", "gpt-4.1-mini", "gpt-3.5-turbo", "sim")
 EMBEDDING = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
@@ -30,18 +34,19 @@ def pairs(model: str) -> str:
     return model.partition(":")[2] if model.startswith(_PREFIX) else ""
 
 
-def listing() -> Reply:
+def listing(dialect: Dialect) -> Reply:
     """Answers `GET /v1/models`."""
-    return Reply(body=orjson.dumps({"object": "list", "data": [_card(model) for model in (*CHAT, *EMBEDDING)]}))
+    data = [dialect.card(model) for model in dialect.listed()]
+    return Reply(body=orjson.dumps({"object": "list", "data": data}))
 
 
-def one(quoted: str) -> Reply:
+def one(quoted: str, dialect: Dialect) -> Reply:
     """Answers `GET /v1/models/{id}`; raises Refusal (404) for a model that is not played."""
     model = urllib.parse.unquote(quoted)
-    if not (plays_chat(model) or plays_embeddings(model)):
+    if not (dialect.plays_chat(model) or dialect.plays_embeddings(model)):
         raise refusals.unknown_model(model)
-    return Reply(body=orjson.dumps(_card(model)))
+    return Reply(body=orjson.dumps(dialect.card(model)))
 
 
-def _card(model: str) -> dict[str, object]:
+def card(model: str) -> dict[str, object]:
     return {"id": model, "object": "model", "created": _CREATED, "owned_by": "simulator"}

@@ -22,9 +22,15 @@ class SimulatorProcess:
     `port=0` takes a free port and keeps it, so that `stop` and `start` bring the same address down and up again.
     """
 
-    def __init__(self, *, port: int = 0, seed: int = 0, require_key: str = "") -> None:
+    def __init__(self, *, port: int = 0, seed: int = 0, require_key: str = "", dialect: str = "openai") -> None:
         self.port = port
-        self._options = ["--seed", str(seed), *(["--require-key", require_key] if require_key else [])]
+        self._options = [
+            "--seed",
+            str(seed),
+            "--dialect",
+            dialect,
+            *(["--require-key", require_key] if require_key else []),
+        ]
         self._child: subprocess.Popen[str] | None = None
 
     @property
@@ -51,6 +57,11 @@ class SimulatorProcess:
             raise RuntimeError(f"the simulator did not start: {line!r}")
         self.port = int(line.rsplit(":", 1)[1].split("/")[0])
         return self
+
+    @property
+    def endpoint(self) -> str:
+        """What an Azure client takes as its endpoint."""
+        return f"http://127.0.0.1:{self.port}"
 
     def stats(self) -> dict[str, Any]:
         """Gives the counts since the start or the last `reset`; `calls` has one entry a task id or last message."""

@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from app.llm.simulator import behaviour as behaviours
-from app.llm.simulator import completions, embeddings, models
+from app.llm.simulator import completions, dialects, embeddings, models
 from app.llm.simulator.behaviour import Behaviour
+from app.llm.simulator.dialects import Azure
 from app.llm.simulator.exchange import Reply, Request
 from app.llm.simulator.faults import Faults
 from app.llm.simulator.refusals import Refusal, invalid, unknown_model
@@ -35,13 +36,17 @@ class _Visit:
     route: str
     delay_s: float = 0.0
     call: str = ""
+    model: str = ""
+    azure: Azure | None = None
+    deployment: str = ""
 
 
 class Provider:
     """Answers requests one by one; it knows nothing of sockets."""
 
-    def __init__(self, *, seed: int = 0, required_key: str = "") -> None:
+    def __init__(self, *, seed: int = 0, required_key: str = "", dialect: str = "openai") -> None:
         self.tallies = Tallies()
+        self._dialect = dialects.DIALECTS[dialect]
         self._faults = Faults(seed)
         self._required_key = required_key.encode()
         self._default: Behaviour | None = None
@@ -63,21 +68,27 @@ class Provider:
         if reply.counted:
             reply.counted = False
             outcome = reply.fate.value if reply.fate else str(reply.status)
-            self.tallies.end(outcome if sent or reply.fate else "disconnect", reply.call)
+            self.tallies.end(outcome if sent or reply.fate else "disconnect", reply.call, reply.model)
 
     def _serve(self, path: str, request: Request) -> Reply:
         visit = _Visit(request, path, "/models" if path.startswith("/models/") else path)
-        self.tallies.begin(f"/v1{visit.route}" if visit.route in _METHODS else "(others)")
+        found = dialects.azure(request.path)
+        if found:
+            visit.deployment, visit.route, version = found
+            visit.azure = Azure(version)
+        prefix = "/azure" if found else "/v1"
+        self.tallies.begin(f"{prefix}{visit.route}" if visit.route in _METHODS else "(others)")
         try:
             reply = self._answer(visit)
+            reply = visit.azure.answer(reply) if visit.azure else reply
         except Refusal as refusal:
-            reply = refusal.reply()
+            reply = (visit.azure or self._dialect).refuse(refusal)
         except Exception:
             logger.exception("the simulator could not answer %s %s", request.method, request.path)
             reply = Refusal(500).reply()
         reply.counted = True
         reply.delay_s += visit.delay_s
-        reply.call = visit.call
+        reply.call, reply.model = visit.call, visit.model
         return reply
 
     def _answer(self, visit: _Visit) -> Reply:
@@ -85,12 +96,15 @@ class Provider:
         if request.refusal:
             raise request.refusal
         _check_method(visit.route, request, _METHODS)
-        self._check_key(request)
         body = _read_body(request) if request.method == "POST" else {}
+        if visit.azure:
+            body["model"] = visit.deployment
         model = body.get("model", "")
         if visit.route == "/chat/completions":
-            visit.call = _call_name(request, body)
-            self.tallies.call(str(model), visit.call)
+            visit.call, visit.model = _call_name(request, body), str(model)
+            self.tallies.call(visit.model, visit.call)
+        self._check_key(request, visit.azure)
+        body = (visit.azure or self._dialect).heeded(body)
         wanted, scope = self._behaviour(request, model)
         visit.delay_s = self._faults.delay_s(wanted)
         return self._endpoint(visit, body, self._faults.settle(wanted, scope))
@@ -99,15 +113,20 @@ class Provider:
         if visit.route == "/models":
             if treatment.interruption:
                 return Reply(fate=treatment.interruption[0])
-            return models.one(visit.path.removeprefix("/models/")) if visit.path != visit.route else models.listing()
+            if visit.path == visit.route:
+                return models.listing(self._dialect)
+            return models.one(visit.path.removeprefix("/models/"), self._dialect)
         if visit.route == "/embeddings":
-            _check_model(body, models.plays_embeddings)
+            _check_model(body, self._dialect.plays_embeddings)
             return embeddings.embed(body, treatment)
-        _check_model(body, models.plays_chat)
+        _check_model(body, self._dialect.plays_chat)
         return completions.complete(body, treatment, f"chatcmpl-{self._run}{next(self._ids):012x}", self._fingerprint)
 
     def _behaviour(self, request: Request, model: object) -> tuple[Behaviour, str]:
-        """Chooses the header's pairs before the model name's before the default; the text names the counter."""
+        """Chooses the header's pairs before the model name's before the default; the text names the counter. A default for all is
+        before everything."""
+        if self._default and self._default.all:
+            return self._default, "default"
         text = request.headers.get(b"x-simulate", b"").decode("latin-1")
         if not text and isinstance(model, str):
             text = models.pairs(model)
@@ -115,10 +134,12 @@ class Provider:
             return behaviours.parse(text), text
         return self._default or behaviours.PLAIN, "default"
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: Request, azure: Azure | None) -> None:
         if not self._required_key:
             return
         scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
+        if azure:
+            scheme, key = b"bearer", request.headers.get(b"api-key", b"")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._required_key):
             raise Refusal(401)
 

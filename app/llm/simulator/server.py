@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from app.llm.simulator import dialects
 from app.llm.simulator.connection import Connection
 from app.llm.simulator.provider import Provider
 
@@ -26,8 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--uds", default="", metavar="PATH", help="listen on this Unix socket instead")
     parser.add_argument("--seed", type=int, default=0, help="of the jitter")
     parser.add_argument("--require-key", default="", metavar="KEY", help="refuse requests without this API key")
+    parser.add_argument("--dialect", default="openai", choices=sorted(dialects.DIALECTS), help="whose ways it has")
     options = parser.parse_args(arguments)
-    return serve(options.host, options.port, uds=options.uds, seed=options.seed, required_key=options.require_key)
+    return serve(
+        options.host,
+        options.port,
+        uds=options.uds,
+        seed=options.seed,
+        required_key=options.require_key,
+        dialect=options.dialect,
+    )
 
 
 def serve(
@@ -37,13 +46,14 @@ def serve(
     uds: str = "",
     seed: int = 0,
     required_key: str = "",
+    dialect: str = "openai",
     ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serves until SIGTERM or SIGINT and gives the exit code: 0, or 1 when the address cannot be had.
 
     `ready` is called with the address once it listens; by default one line is printed.
     """
-    provider = Provider(seed=seed, required_key=required_key)
+    provider = Provider(seed=seed, required_key=required_key, dialect=dialect)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(provider, host, port, uds, ready or _announce))

@@ -24,6 +24,7 @@ class Tallies:
         self.by_path: dict[str, int] = {}
         self.by_status: dict[str, int] = {}
         self.by_model: dict[str, int] = {}
+        self.outcomes: dict[str, dict[str, int]] = {}
         self.calls: dict[str, int] = {}
         self.answered: dict[str, int] = {}
 
@@ -39,10 +40,13 @@ class Tallies:
         _count(self.by_model, model, MAX_NAMES)
         _count(self.calls, name, MAX_CALLS)
 
-    def end(self, outcome: str, call: str) -> None:
-        """Counts how a request ended: the status of a reply sent to its end, `hangup`, `stall` or `disconnect`."""
+    def end(self, outcome: str, call: str, model: str = "") -> None:
+        """Counts how a request ended: the status of a reply sent to its end, `hangup`, `stall` or `disconnect`; calls by model, too."""
         self.in_flight -= 1
         self.by_status[outcome] = self.by_status.get(outcome, 0) + 1
+        if call and self.by_model:  # of what came before a reset no model is known
+            name = model[:MAX_NAME_CHARS] if model[:MAX_NAME_CHARS] in self.by_model else _OTHERS
+            _count(self.outcomes.setdefault(name, {}), outcome, MAX_NAMES)
         if call and outcome == "200":
             _count(self.answered, call, MAX_CALLS)
 
@@ -55,6 +59,7 @@ class Tallies:
             "by_path": self.by_path,
             "by_status": self.by_status,
             "by_model": self.by_model,
+            "outcomes": self.outcomes,
             "calls": self.calls,
             "answered": self.answered,
         }
