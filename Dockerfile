@@ -1,5 +1,6 @@
 # One image for every process: `docker run repliq api`, `worker`, `beat`, `flower`, `migrate`, …
-# Health checks are docker-compose.yml's, since each process has one of its own.
+# Health checks are docker-compose.yml's and Kubernetes', since each process has one of its own (`repliq alive`). Nothing is written outside
+# DATA_DIR, /tmp and PROMETHEUS_MULTIPROC_DIR, so the root file system may be read-only.
 
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -19,13 +20,14 @@ RUN /opt/venv/bin/pip install --no-deps --editable /srv/repliq \
     && /opt/venv/bin/python -m compileall -q /srv/repliq/app /srv/repliq/tasks /srv/repliq/celeryconfig.py
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --home-dir /var/lib/repliq --create-home --shell /usr/sbin/nologin repliq
+RUN groupadd --system --gid 10001 repliq && useradd --system --uid 10001 --gid repliq --home-dir /var/lib/repliq --create-home --shell /usr/sbin/nologin repliq
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/repliq /srv/repliq
 # MALLOC_ARENA_MAX: glibc would give each of many threads an arena of its own.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOST=0.0.0.0 DATA_DIR=/var/lib/repliq
 WORKDIR /srv/repliq
-USER repliq
+# By number, so that Kubernetes can see that it is not root.
+USER 10001:10001
 EXPOSE 8000 5555
 ENTRYPOINT ["repliq"]
 CMD ["api"]
