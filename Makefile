@@ -4,26 +4,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
+# Else each of the hundreds of processes that the tests start would compile all of our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test check bench soak lock clean
+.PHONY: run test check audit bench soak lock clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/repliq up
 
-# What kills processes and servers comes after all else, two at a time: it mostly waits. All else runs in as many processes as there are cores.
+# What kills processes and servers comes after all else. tests/order.py tells how many processes run the tests, and which gets what.
 # A machine that runs dozens of servers at once may starve one: what failed there is run again with the machine to itself, and has
 # failed if it fails again.
+# `make check test` has been through tests/rules before it comes to the tests.
+REST := $(if $(filter check,$(MAKECMDGOALS)),--ignore=tests/rules)
 AGAIN := -x --last-failed --last-failed-no-failures none
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not faults" || $(BIN)/python -m pytest $(AGAIN) -m "not faults"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m faults || $(BIN)/python -m pytest $(AGAIN) -m faults
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not faults" $(REST) || $(BIN)/python -m pytest $(AGAIN) -m "not faults"
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m faults || $(BIN)/python -m pytest $(AGAIN) -m faults
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python deploy/sbom.py
 	@$(BIN)/python -m pytest tests/rules
+
+# Known weaknesses of what is locked. It asks a service outside, and is no part of `check`, which needs no network.
+audit: $(VENV)/.dev
+	@$(BIN)/python deploy/weaknesses.py
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench

@@ -62,8 +62,11 @@ timezone = "UTC"
 
 
 def _queue(name: str, *, no_ack: bool = False) -> Queue:
-    arguments = None if _redis else {"x-queue-type": "quorum"}
-    return Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack, queue_arguments=arguments)
+    if _redis:
+        return Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack)
+    # One of our own for all: an exchange that is named as its queue would be `analytics`, which carries the events.
+    exchange = Exchange("repliq", type="topic")
+    return Queue(name, exchange, routing_key=name, no_ack=no_ack, queue_arguments={"x-queue-type": "quorum"})
 
 
 # The ledger holds the truth about chat tasks, so the broker's bookkeeping of them is left out where prefetching can be, too (Redis).
@@ -91,6 +94,12 @@ beat_schedule = {
     "metrics-snapshot": {"task": "maintenance.snapshot_metrics", "schedule": 30.0, "options": {"expires": 30}},
     "history-stale": {"task": "maintenance.mark_stale", "schedule": 60.0, "options": {"expires": 60}},
     "sessions-close": {"task": "maintenance.close_sessions", "schedule": 300.0, "options": {"expires": 300}},
+    "limits-reconcile": {"task": "maintenance.reconcile_limits", "schedule": 300.0, "options": {"expires": 300}},
+    "limits-daily-reset": {
+        "task": "maintenance.close_days",
+        "schedule": crontab(minute="*/15"),
+        "options": {"expires": 900},
+    },
     "dialogs-cleanup": {
         "task": "maintenance.clean_dialogs",
         "schedule": crontab(minute="20"),

@@ -31,7 +31,7 @@ from app.chat.sweeping import Sweep
 from app.chat.tasks import Tasks
 from app.chat.transfers import Transfers
 from app.chat.wakeups import Wakeups
-from app.core import errors, gauges, logs, metrics, presence
+from app.core import errors, gauges, logs, metrics, presence, tracing
 from app.core import queue as queue_
 from app.core import settings as settings_
 from app.core.database import engine as database
@@ -89,7 +89,7 @@ class Runtime:
 
     @functools.cached_property
     def scripts(self) -> Scripts:
-        made = Scripts(self.store, metrics.observe_script)
+        made = Scripts(self.store, _script_ran)
         metrics.expect_scripts(made.names)
         return made
 
@@ -194,9 +194,11 @@ class Runtime:
         from app.webhooks.client import Client as WebhookClient  # its HTTP library is for workers alone
         from app.webhooks.courier import Courier
 
-        told = Callbacks(self.ledger, self.task_list).task
+        told = Callbacks(self.ledger, self.task_list)
         room = max(1, self.settings.worker_threads // 2)
-        return Courier(self.deliveries, self.directory, told, WebhookClient(self.receivers), most_at_once=room)
+        return Courier(
+            self.deliveries, self.directory, told.task, WebhookClient(self.receivers), most_at_once=room, placed=told.place
+        )  # fmt: skip
 
     @functools.cached_property
     def llm(self) -> Client:
@@ -326,7 +328,10 @@ class Runtime:
 
     def start_working(self, name: str) -> None:
         """Make a worker process ready: scripts in Redis, the sweep, and a sign of life every 2 s."""
-        _ = self.providers
+        _ = self.gate  # whose series, and the answers', begin at 0 now rather than with the first request
+        metrics.expect_answers(
+            {name: [(by.provider.name, by.model) for by in found] for name, found in self.providers.answering().items()}
+        )
         with contextlib.suppress(errors.Unavailable):  # from now on it knows who has none, should PostgreSQL be away
             self.provider_keys.of("")
         with contextlib.suppress(errors.Unavailable):
@@ -337,6 +342,11 @@ class Runtime:
             _ = self.llm  # loaded now rather than at the first request; a developer's machine keeps the memory instead
         self.presence = Presence(self.store, self.keys, name)
         self.presence.start()
+
+    def leave(self) -> None:
+        """Show no more signs of life; a worker that is told to end while it starts has shown none yet."""
+        if "presence" in self.__dict__:
+            self.presence.stop()
 
     def broker_alive(self) -> None:
         """Raise `Unavailable` when the broker does not answer."""
@@ -372,6 +382,11 @@ class Runtime:
             built["engine"].dispose()
         if "store" in built:
             built["store"].close()
+
+
+def _script_ran(name: str, status: str, took_s: float) -> None:
+    metrics.observe_script(name, status, took_s)
+    tracing.script_ran(name, status, took_s)
 
 
 _current: tuple[int, Runtime] | None = None

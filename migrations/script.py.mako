@@ -1,5 +1,7 @@
 """${message}."""
 
+# The release before runs on what this makes: docs/deployment.md, "Migrations".
+
 from __future__ import annotations
 
 import sqlalchemy as sa

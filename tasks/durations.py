@@ -9,15 +9,17 @@ from typing import Any
 
 from celery import bootsteps, signals
 
-from app.core import errors, events
+from app.core import errors, events, metrics
 from app.core.events import Event
 from app.core.periodic import Periodic
 from app.runtime import Runtime
 from tasks import broker
+from tasks.app import app
 from tasks.default_bot import DefaultBot
 
 _EVERY_S = 60.0
 _STATUS = {"SUCCESS": "success", "RETRY": "retry"}
+_COUNTED_THERE = ("chat.complete", "webhooks.deliver")  # which know more of their tasks than Celery does
 _MOST_RUNNING = 10_000  # of which the end never came: beyond any number of threads
 
 
@@ -58,17 +60,22 @@ class Durations:
             signal.disconnect(heard)
         self._periodic.once()
 
-    def begin(self, task_id: str, **_: Any) -> None:
+    def begin(self, task_id: str, task: Any, **_: Any) -> None:
         if len(self._begun) < _MOST_RUNNING:
             self._begun[task_id] = time.perf_counter()
+            _in_flight(task, 1)
 
     def end(self, task_id: str, task: Any, state: str | None = None, **_: Any) -> None:
         began = self._begun.pop(task_id, None)
         if began is None:
             return
         took_s = time.perf_counter() - began
+        status = _STATUS.get(state or "", "error")
+        _in_flight(task, -1)
+        if task.name != "chat.complete":
+            metrics.task_seconds.labels(task.name, status).observe(took_s)
         with self._lock:
-            of = self._sums.setdefault((task.name, _STATUS.get(state or "", "error")), _Sum())
+            of = self._sums.setdefault((task.name, status), _Sum())
             of.count += 1
             of.sum_s += took_s
             of.max_s = max(of.max_s, took_s)
@@ -101,6 +108,12 @@ class DurationsStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, _worker: Any) -> Durations:
         runtime = broker.runtime(patient=True)
         return Durations(runtime, DefaultBot(runtime.sessions))
+
+
+def _in_flight(task: Any, by: int) -> None:
+    if task.name not in _COUNTED_THERE:
+        route = app.conf.task_routes.get(task.name.partition(".")[0] + ".*", {})
+        metrics.task_in_flight.labels(route.get("queue", "none")).inc(by)
 
 
 def _event(bot: str, name: str, status: str, of: _Sum) -> Event:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.chat import upkeep
+from app.limits.closing import Closing
 from app.runtime import Runtime
 from tasks import broker
 from tasks.app import app
@@ -14,6 +15,8 @@ _INTERVALS_S = {
     "snapshot_metrics": 30,
     "mark_stale": 60,
     "close_sessions": 300,
+    "reconcile_limits": 300,
+    "close_days": 900,
     "clean_dialogs": 3600,
     "index_messages": 60,
     "make_partitions": 86_400,
@@ -51,6 +54,22 @@ def mark_stale() -> None:
 def close_sessions() -> None:
     """Close sessions that have been idle for 30 minutes."""
     _once("close_sessions", lambda r: upkeep.close_sessions(r.sessions, r.events))
+
+
+@app.task(name="maintenance.reconcile_limits")  # type: ignore[untyped-decorator]
+def reconcile_limits() -> None:
+    """Give back what dead tasks hold of users' days, and mend counters that are behind the history."""
+    _once("reconcile_limits", lambda r: upkeep.reconcile_limits(r.sessions, r.ledger, r.days))
+
+
+@app.task(name="maintenance.close_days")  # type: ignore[untyped-decorator]
+def close_days() -> None:
+    """Close the local days that are over."""
+    _once("close_days", lambda r: upkeep.close_days(r.sessions, r.events, _closing(r)))
+
+
+def _closing(runtime: Runtime) -> Closing:
+    return Closing(runtime.store, runtime.keys, runtime.outbox, runtime.sessions)
 
 
 @app.task(name="maintenance.clean_dialogs")  # type: ignore[untyped-decorator]

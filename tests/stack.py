@@ -19,7 +19,10 @@ from typing import Any
 
 import redis
 
+from app.bots import bootstrap
 from app.cli import tether
+from app.core import settings
+from app.core.database import Sessions, make_engine
 from app.core.store import Keys, Store
 from app.llm.simulator.process import SimulatorProcess
 from tests import servers
@@ -60,13 +63,16 @@ def eventually(holds: Callable[[], Any], timeout_s: float, every_s: float = 0.05
 
 
 class Process:
-    """One process of the stack, ended by its id."""
+    """One process of the stack, ended by its id; `root` is the tree whose code it runs."""
 
-    def __init__(self, name: str, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], env: Mapping[str, str], log: Path, *, root: Path = ROOT
+    ) -> None:
         self.name = name
         self.arguments = arguments
         self.env = dict(env)
         self.log = log
+        self.root = root
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,7 +92,7 @@ class Process:
         )
         with self.log.open("ab") as out:
             self._child = subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
+                command, cwd=self.root, env=self.env, stdout=out, stderr=out, start_new_session=True
             )
         return self
 
@@ -120,6 +126,9 @@ class Process:
 class Stack:
     """PostgreSQL, Redis, simulator, API and workers; `env` changes settings."""
 
+    begins_empty = False
+    """Whether `repliq migrate` is to fill an empty database; else it is the copy of one that has been migrated."""
+
     def __init__(
         self,
         *,
@@ -131,21 +140,24 @@ class Stack:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = servers.folder()
-        self.postgres = servers.start_postgres(self.folder)
-        self.redis = servers.start_redis(self.folder, persistent=durable_redis)
+        self.postgres = self._start_postgres()
+        self.redis = self._start_redis(persistent=durable_redis)
         self.simulator = SimulatorProcess().start()
         self.port = free_port()
         metrics = self.folder / "metrics"
         metrics.mkdir()
         self.env = {
-            "PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1",
             "DATABASE_URL": self.postgres.url, "REDIS_URL": self.redis.url, "SECRET_KEY": "a-test-secret-that-is-fake",
             "API_KEYS": KEY, "OPENAI_BASE_URL": self.simulator.base_url, "OPENAI_API_KEY": "sk-test", "DEFAULT_MODEL": "sim",
             "PORT": str(self.port), "DATA_DIR": str(self.folder / "var"), "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "API_PROCESSES": str(api_processes), "WORKER_THREADS": str(threads), "API_THREADS": "192",
             "RATE_LIMIT_PER_MINUTE": "0", "DAILY_LIMIT": "1000000", **(env or {}),
         }  # fmt: skip
-        self.migrate()
+        if self.begins_empty:
+            self.migrate()
+        else:
+            self._make_default_bot()
         self.api = self._process("api", ["api"]).start()
         self.workers = [
             self._process(f"worker-{i}", ["worker", "--name", f"worker-{i}"]).start() for i in range(workers)
@@ -153,6 +165,12 @@ class Stack:
         self._others: list[Process] = []
         self.beat = self._process("beat", ["beat"]).start() if beat else None
         self.ready()
+
+    def _start_postgres(self) -> Any:
+        return servers.start_postgres(self.folder, migrated=not self.begins_empty)
+
+    def _start_redis(self, *, persistent: bool) -> Any:
+        return servers.start_redis(self.folder, persistent=persistent)
 
     def new_worker(self, name: str, *options: str) -> Process:
         """Make one more worker, not started yet; `wait_for_workers` tells when it works."""
@@ -188,6 +206,13 @@ class Stack:
         process = self._process("migrate", ["migrate"]).start()
         if process.wait(_START_S) != 0:
             raise RuntimeError(process.log.read_text())
+
+    def _make_default_bot(self) -> None:
+        """Do here what `repliq migrate` does in a database that has all its tables."""
+        engine = make_engine(self.postgres.url, 1, 0)
+        with Sessions(engine).begin() as session:
+            bootstrap.ensure(session, settings.load(self.env, env_file=None))
+        engine.dispose()
 
     def ready(self, timeout_s: float = _START_S) -> None:
         """Wait until everything that is needed answers."""

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
-from app.bots import bots, keys, models, organisations, schemas
+from app.bots import audit, bots, keys, models, organisations, schemas
 from app.core import errors, ids
 from app.core.settings import Settings
 
@@ -26,6 +26,7 @@ def ensure(session: orm.Session, settings: Settings) -> str:
     """
     if any(len(key) < MIN_KEY_LENGTH for key in settings.api_keys):
         raise errors.ConfigurationError(f"API_KEYS: each key must have at least {MIN_KEY_LENGTH} characters")
+    audit.acting(session, audit.START)
     session.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     organisation = organisations.default(session) or organisations.create(session, "Default", is_default=True)
     bot = default_bot(session) or bots.create(session, str(organisation.id), _first_bot(settings), is_default=True)
@@ -59,7 +60,10 @@ def _ensure_keys(session: orm.Session, settings: Settings, bot: models.Bot) -> N
             "digest": digest,
             "scopes": sorted(scopes),
         }
-        session.execute(postgresql.insert(models.ApiKey).values(row).on_conflict_do_nothing(index_elements=["digest"]))
+        insert = postgresql.insert(models.ApiKey).values(row).on_conflict_do_nothing(index_elements=["digest"])
+        made = session.scalar(insert.returning(models.ApiKey))
+        if made is not None:
+            keys.record_made(session, made)
 
 
 def _prefix(key: str, digest: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import models, schemas, signing
+from app.bots import audit, models, schemas, signing
 from app.bots.organisations import identifier
 from app.core import errors, ids, paging
 from app.core.database import extensions
@@ -29,6 +29,7 @@ def create(
     session.add(bot)
     _equip(session, given.settings)
     session.flush()
+    _record(session, "bot.created", bot, changed=audit.changes({}, {"name": bot.name, **bot.settings}))
     return bot
 
 
@@ -82,16 +83,18 @@ def get(session: orm.Session, organisation: str, bot: str, *, lock: bool = False
 def change(session: orm.Session, organisation: str, bot: str, given: schemas.BotChange) -> models.Bot:
     """Change what is given and leave the rest; raise `NotFound`."""
     row = get(session, organisation, bot, lock=True)
+    name, before = row.name, row.settings
     if "name" in given.model_fields_set:
         row.name = given.name
     _equip(session, given.settings)
-    before = row.settings
     row.settings = before | given.settings.model_dump(mode="json", exclude_unset=True)
     if any(_kept(row.settings, names) and not _kept(before, names) for names in _BUDGETS):
         row.budgets_since = sqlalchemy.func.clock_timestamp()
     row.updated_at = sqlalchemy.func.now()
     session.flush()
     session.refresh(row)
+    if changed := audit.changes({"name": name, **before}, {"name": row.name, **row.settings}):
+        _record(session, "bot.updated", row, changed=changed)
     return row
 
 
@@ -109,7 +112,16 @@ def delete(session: orm.Session, organisation: str, bot: str) -> list[bytes]:
     session.execute(sqlalchemy.delete(models.ProviderKey).where(models.ProviderKey.bot_id == row.id))
     row.deleted_at = sqlalchemy.func.now()
     revoked = sqlalchemy.update(models.ApiKey).where(models.ApiKey.bot_id == row.id, models.ApiKey.revoked_at.is_(None))
-    return list(session.scalars(revoked.values(revoked_at=sqlalchemy.func.now()).returning(models.ApiKey.digest)))
+    digests = list(session.scalars(revoked.values(revoked_at=sqlalchemy.func.now()).returning(models.ApiKey.digest)))
+    _record(session, "bot.deleted", row, name=row.name, keys_revoked=len(digests))
+    return digests
+
+
+def webhook_secret(session: orm.Session, organisation: str, bot: str) -> models.Bot:
+    """Return a bot to show the secret of its webhooks, which is put on record; raise `NotFound`."""
+    row = get(session, organisation, bot)
+    _record(session, "bot.webhook_secret_read", row)
+    return row
 
 
 def rotate_webhook_secret(session: orm.Session, organisation: str, bot: str) -> models.Bot:
@@ -118,4 +130,9 @@ def rotate_webhook_secret(session: orm.Session, organisation: str, bot: str) -> 
     signing.rotate(row)
     session.flush()
     session.refresh(row)
+    _record(session, "bot.webhook_secret_rotated", row)
     return row
+
+
+def _record(session: orm.Session, action: str, bot: models.Bot, **details: Any) -> None:
+    audit.record(session, action, f"bot:{bot.id}", bot=bot.id, organisation=bot.organisation_id, **details)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import models, schemas
+from app.bots import audit, models, schemas
 from app.bots.organisations import identifier
 from app.core import errors, ids, paging
 
@@ -47,7 +48,20 @@ def create(
     )
     session.add(row)
     session.flush()
+    record_made(session, row)
     return row, key
+
+
+def record_made(session: orm.Session, row: models.ApiKey) -> None:
+    """Put on record that a key was made."""
+    members = ("daily_limit", "rate_limit_per_minute", "daily_budget_usd", "monthly_budget_usd")
+    limits = {name: getattr(row, name) for name in members if getattr(row, name) is not None}
+    _record(session, "key.created", row, name=row.name, scopes=row.scopes, changed=audit.changes({}, limits))
+
+
+def _record(session: orm.Session, action: str, key: models.ApiKey, **details: Any) -> None:
+    of = {"bot": key.bot_id, "organisation": key.organisation_id}
+    audit.record(session, action, f"key:{key.id}", **of, prefix=key.prefix, **details)
 
 
 def list_page(
@@ -72,15 +86,14 @@ def with_budgets(session: orm.Session, bot: str, most: int = 100) -> list[models
     return list(session.scalars(statement.order_by(models.ApiKey.id.desc()).limit(most)))
 
 
-def get(session: orm.Session, organisation: str, bot: str | None, key: str) -> models.ApiKey:
+def get(session: orm.Session, organisation: str, bot: str | None, key: str, *, lock: bool = False) -> models.ApiKey:
     """Return a key by its id; raise `NotFound`."""
-    row = session.scalar(
-        sqlalchemy.select(models.ApiKey).where(
-            models.ApiKey.id == identifier(key, "key"),
-            models.ApiKey.organisation_id == identifier(organisation, "organisation"),
-            models.ApiKey.bot_id == (identifier(bot, "bot") if bot else None),
-        )
+    statement = sqlalchemy.select(models.ApiKey).where(
+        models.ApiKey.id == identifier(key, "key"),
+        models.ApiKey.organisation_id == identifier(organisation, "organisation"),
+        models.ApiKey.bot_id == (identifier(bot, "bot") if bot else None),
     )
+    row = session.scalar(statement.with_for_update() if lock else statement)
     if row is None:
         raise errors.NotFound(f"There is no key '{key[:80]}'.", param="id")
     return row
@@ -90,22 +103,29 @@ def change(
     session: orm.Session, organisation: str, bot: str | None, key: str, given: schemas.KeyChange
 ) -> models.ApiKey:
     """Change the budgets that are given; raise `NotFound`. Announce its digest after the commit."""
-    row = get(session, organisation, bot, key)
-    before = row.daily_budget_usd, row.monthly_budget_usd
+    row = get(session, organisation, bot, key, lock=True)
+    before = _budgets(row)
     for name in given.model_fields_set:
         setattr(row, name, getattr(given, name))
-    if before == (None, None) and (row.daily_budget_usd, row.monthly_budget_usd) != before:
+    if set(before.values()) == {None} and _budgets(row) != before:
         row.budgets_since = sqlalchemy.func.clock_timestamp()
     session.flush()
     session.refresh(row)
+    if changed := audit.changes(before, _budgets(row)):
+        _record(session, "key.updated", row, changed=changed)
     return row
+
+
+def _budgets(row: models.ApiKey) -> dict[str, Any]:
+    return {"daily_budget_usd": row.daily_budget_usd, "monthly_budget_usd": row.monthly_budget_usd}
 
 
 def revoke(session: orm.Session, organisation: str, bot: str | None, key: str) -> models.ApiKey:
     """Revoke a key by its id, once and for all; raise `NotFound`. Announce its digest after the commit."""
-    row = get(session, organisation, bot, key)
+    row = get(session, organisation, bot, key, lock=True)
     if row.revoked_at is None:
         row.revoked_at = sqlalchemy.func.now()
         session.flush()
         session.refresh(row)
+        _record(session, "key.revoked", row, name=row.name)
     return row

@@ -1,4 +1,4 @@
-"""The tables of organisations, bots, their keys, their users and when those were active."""
+"""The tables of organisations, bots, their keys, their users, when those were active, and what administrators did."""
 
 from __future__ import annotations
 
@@ -162,3 +162,24 @@ class ActiveCount(Base):
     gap: orm.Mapped[types.small] = orm.mapped_column(primary_key=True, autoincrement=False)
     slot: orm.Mapped[types.small] = orm.mapped_column(primary_key=True, autoincrement=False)
     users: orm.Mapped[int]
+
+
+class AuditEntry(Base):
+    """What somebody did. Rows are only ever added: a trigger refuses all else. `app.bots.audit` writes them, and nobody else.
+
+    Its ids are no foreign keys: what is told here outlives what it is told of. `organisation_id` is null where the bot is not known.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (sqlalchemy.Index(None, "organisation_id", "id"), sqlalchemy.Index(None, "bot_id", "id"))
+
+    id: orm.Mapped[types.uuid_pk]
+    at: orm.Mapped[types.created_at]
+    organisation_id: orm.Mapped[uuid.UUID | None]
+    bot_id: orm.Mapped[uuid.UUID | None]
+    actor: orm.Mapped[str]
+    action: orm.Mapped[str]
+    target: orm.Mapped[str]
+    details: orm.Mapped[dict[str, Any]]
+    request_id: orm.Mapped[str]
+    address: orm.Mapped[str]

@@ -7,7 +7,7 @@ import uuid
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import models
+from app.bots import audit, models
 from app.core import errors, ids
 
 
@@ -15,6 +15,9 @@ def create(session: orm.Session, name: str, *, is_default: bool = False) -> mode
     organisation = models.Organisation(id=ids.new_uuid(), name=name, is_default=is_default)
     session.add(organisation)
     session.flush()
+    audit.record(
+        session, "organisation.created", f"organisation:{organisation.id}", organisation=organisation.id, name=name
+    )
     return organisation
 
 

@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
-from app.bots import models
+from app.bots import audit, models
 from app.bots.directory import FRESH_S, Memory
 from app.bots.organisations import identifier
 from app.core import logs
@@ -44,7 +44,9 @@ def put(session: orm.Session, sealer: Sealer, bot: str, provider: str, key: str)
     statement = postgresql.insert(models.ProviderKey).values(
         bot_id=identifier(bot, "bot"), provider=provider, **given
     ).on_conflict_do_update(index_elements=["bot_id", "provider"], set_=given).returning(models.ProviderKey)  # fmt: skip
-    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+    row = session.scalars(statement, execution_options={"populate_existing": True}).one()
+    audit.record(session, "provider_key.set", f"provider:{provider}", bot=row.bot_id)
+    return row
 
 
 def remove(session: orm.Session, bot: str, provider: str) -> bool:
@@ -53,7 +55,10 @@ def remove(session: orm.Session, bot: str, provider: str) -> bool:
     found = sqlalchemy.delete(table).where(
         table.bot_id == identifier(bot, "bot"), table.provider == plain.text(provider)
     )
-    return session.scalar(found.returning(table.provider)) is not None
+    there = session.scalar(found.returning(table.provider)) is not None
+    if there:
+        audit.record(session, "provider_key.deleted", f"provider:{provider}", bot=identifier(bot, "bot"))
+    return there
 
 
 def of_bot(session: orm.Session, bot: str) -> dict[str, models.ProviderKey]:
@@ -82,6 +87,7 @@ def reseal(session: orm.Session, sealer: Sealer) -> tuple[int, list[Row]]:
             lost.append(Row(str(row.bot_id), row.provider, row.key_id, b""))
             continue
         row.key_id = sealer.key_id
+        audit.record(session, "provider_key.resealed", f"provider:{row.provider}", bot=row.bot_id)
         done += 1
     session.flush()
     return done, lost

@@ -312,3 +312,18 @@ class UserChange(_Wire):
     timezone: TimeZone | None = None
     daily_limit: Annotated[int, Field(ge=-1, le=1_000_000_000)] | None = None
     preferences: Preferences | None = None
+
+
+class AuditEntryOut(_Wire):
+    """Who did what to what. `actor` is a key's prefix, a command's user or the product itself; `target` a kind and an id."""
+
+    id: uuid.UUID
+    object: Literal["audit_entry"] = "audit_entry"
+    at: datetime.datetime
+    bot_id: uuid.UUID | None
+    actor: str
+    action: str
+    target: str
+    details: dict[str, Any]
+    request_id: str
+    address: str

@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
-from app.bots import models, schemas
+from app.bots import audit, models, schemas
 from app.bots.organisations import identifier
 from app.core import announcements, errors, events, paging
 from app.core.database import plain
@@ -37,7 +37,12 @@ def change(session: orm.Session, bot: str, user: str, given: schemas.UserChange)
 
     What analytics shows of a user is announced."""
     values = plain.document(given.model_dump(mode="json", exclude_unset=True))
+    before = session.scalar(_select(bot, user).with_for_update())
+    known = {name: getattr(before, name) for name in values} if before else {}
     row = _upsert(session, bot, user, values)
+    if changed := audit.changes(known, values):
+        untold = {name: what if name == "daily_limit" else {} for name, what in changed.items()}
+        audit.record(session, "user.updated", f"user:{row.id}", bot=row.bot_id, changed=untold)
     told = {name: values[name] for name in _TOLD if name in values}
     if told:
         now = session.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
@@ -60,6 +65,7 @@ def mark_erased(session: orm.Session, bot: str, user: str) -> tuple[models.User,
     session.execute(sqlalchemy.delete(models.UserIdentity).where(models.UserIdentity.user_id == row.id))
     if row.erased_at is None:
         raise AssertionError("erased_at has just been set")
+    audit.record(session, "user.erased", f"user:{row.id}", bot=row.bot_id)
     return row, row.erased_at
 
 

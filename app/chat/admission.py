@@ -10,7 +10,7 @@ import orjson
 
 from app.chat import records, signals, spending
 from app.chat.spending import BudgetSeeds, Part
-from app.core import clock, errors, ids, metrics
+from app.core import clock, errors, ids, metrics, tracing
 from app.core.events import Events
 from app.core.queue import Queue
 from app.core.store import Keys, Scripts
@@ -27,6 +27,7 @@ _REFUSALS = {
     6: "dialog_busy",
     7: "budget_exceeded",
 }
+_REFUSED = (errors.LimitExceeded, errors.IdempotencyKeyReused, errors.DialogBusy)  # what a caller did is no failure
 _ROUNDS = 7  # a zone, a midnight, a seed and one of the budgets may each send a call back once
 
 
@@ -106,7 +107,10 @@ class Admission:
         """Admit a request; raise `LimitExceeded`, `Overloaded`, `IdempotencyKeyReused` or `Unavailable`, and then nothing is changed."""
         started = time.perf_counter()
         try:
-            return self._admit(request)
+            with tracing.span("chat.admit", "producer", tracing.message("send", "chat"), quiet=_REFUSED) as span:
+                admitted = self._admit(request)
+                span.set("messaging.message.id", f"task_{admitted.ref}")
+                return admitted
         finally:
             metrics.limit_check_seconds.observe(time.perf_counter() - started)
 
@@ -225,10 +229,12 @@ class Admission:
         limits, shard = request.limits, ids.shard_in(request.ref)
         counts = counts_for(request.user, limits)
         date = day.date.isoformat() if counts else None
-        row = {**request.row, "bot": request.bot, "user": request.user, "counted": counts, "date": date,
+        place = tracing.carried()
+        row = {**request.row, **place, "bot": request.bot, "user": request.user, "counted": counts, "date": date,
                "key": request.fields.get("key") or None}  # fmt: skip
         fields = {
-            **request.fields, "bot": request.bot, "user": request.user, "request": request.envelope, "counts": counts, "date": date,
+            **request.fields, **place,
+            "bot": request.bot, "user": request.user, "request": request.envelope, "counts": counts, "date": date,
             "estimate": request.estimate, "token_limit": limits.tokens, "user_window": limits.user_window,
             "bot_window": limits.bot_window, "open_limit": limits.open, "lane": request.lane, "lane_owner": request.lane_owner,
         }  # fmt: skip

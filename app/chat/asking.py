@@ -11,9 +11,11 @@ from app.chat.ledger import Ledger
 from app.chat.pieces import Flusher, Pieces, Whole
 from app.chat.pulse import Held
 from app.chat.records import Task
-from app.core import errors, metrics
+from app.core import errors, metrics, tracing
 from app.core.shield import Shield
+from app.core.tracing import Span
 from app.dialogs.packing import tokens_in
+from app.llm import genai
 from app.llm.answers import Answer, Spent, Target
 from app.llm.hedging import Ended, Lane, Lost, nobody
 
@@ -42,6 +44,7 @@ class Broken(Ended):
         self.error = error
         self.usage = usage
         self.model = model
+        self.code = error.code
         self.outcome = "failed" if isinstance(error, errors.UpstreamError) else "ignored"
 
 
@@ -66,7 +69,6 @@ class Asking:
         self.body = body
         self.left_s = left_s
         self.masks = masks
-        self.headers = _headers(held.task)
 
     def __call__(self, target: Target, timeout_s: float, lane: Lane) -> Answer:
         """Ask a target once; raise an `UpstreamError`, `Broken`, `Stopped`, `Lost` or `DeadlineExceeded`."""
@@ -74,27 +76,47 @@ class Asking:
             raise Stopped
         shield = Shield() if self.masks else None
         body = {**(shield.hide(self.body) if shield else self.body), "model": target.model}
-        if self.held.task.stream or not lane.alone:
-            return self._streamed(target, body, timeout_s, lane, shield)
-        answer = self.client.complete(target.provider, body, timeout_s=timeout_s, headers=self.headers)
+        task = self.held.task
+        streamed = task.stream or not lane.alone
+        talk = f"dlg_{task.dialog}" if task.dialog else ""
+        with genai.call(
+            "chat", target.provider, body, conversation=talk, stream=streamed, quiet=(Stopped, Lost)
+        ) as span:
+            try:
+                answer = (
+                    self._streamed(target, body, timeout_s, lane, shield, span)
+                    if streamed
+                    else self._whole(target, body, timeout_s, shield)
+                )
+            except errors.UpstreamError as error:
+                span.set("http.response.status_code", error.status)
+                raise
+            genai.answered(span, answer)
+            return answer
+
+    def _whole(self, target: Target, body: dict[str, Any], timeout_s: float, shield: Shield | None) -> Answer:
+        """Ask for an answer in one piece."""
+        headers = _headers(self.held.task)
+        answer = self.client.complete(target.provider, body, timeout_s=timeout_s, headers=headers)
         answer.usage = answer.usage or estimated(body, answer.text)
         if self.held.gone.is_set():
             raise Stopped(called=True, usage=answer.usage, provider=target.provider.name, model=target.model)
         return _revealed(answer, shield)
 
     def _streamed(
-        self, target: Target, body: dict[str, Any], timeout_s: float, lane: Lane, shield: Shield | None
+        self, target: Target, body: dict[str, Any], timeout_s: float, lane: Lane, shield: Shield | None, span: Span
     ) -> Answer:
         """Ask for a stream. Outside of a streamed task (one of two that race) nothing of it is told before its end."""
-        coming = _Coming(self, target, body, lane, shield)
+        coming = _Coming(self, target, body, lane, shield, span)
         way = self.client.new_call()
         way.latest = time.monotonic() + self.left_s()
         lane.abort = way.abort
         first_token_s = min(target.provider.first_token_timeout_s, timeout_s)
         try:
             with self.client.stream(
-                target.provider, body, timeout_s=timeout_s, first_token_s=first_token_s, headers=self.headers, call=way
-            ) as chunks:
+                target.provider, body, timeout_s=timeout_s, first_token_s=first_token_s,
+                headers=_headers(self.held.task), call=way,
+            ) as chunks:  # fmt: skip
                 for chunk in chunks:
                     lane.keep()
                     coming.take(chunk)
@@ -109,8 +131,11 @@ class Asking:
 class _Coming:
     """A streamed answer on its way: what of it has come, and what its readers have been told."""
 
-    def __init__(self, asking: Asking, target: Target, body: dict[str, Any], lane: Lane, shield: Shield | None) -> None:
+    def __init__(
+        self, asking: Asking, target: Target, body: dict[str, Any], lane: Lane, shield: Shield | None, span: Span
+    ) -> None:
         self.asking = asking
+        self.span = span
         self.target = target
         self.lane = lane
         self.shield = shield
@@ -178,6 +203,7 @@ class _Coming:
     def _note_first(self) -> None:
         first_s = time.perf_counter() - self._started
         metrics.llm_first_token_seconds.labels(self.target.provider.name).observe(first_s)
+        self.span.set("gen_ai.response.time_to_first_chunk", first_s)
         self.lane.first_ms = max(1, int(first_s * 1000)) if self._pieces else 0
 
     def _tell(self, pieces: Pieces, chunks: list[dict[str, Any]]) -> None:
@@ -192,9 +218,12 @@ class _Coming:
 
 
 def _headers(task: Task) -> dict[str, str]:
-    """Return what goes along with a call: both ids, so that a provider's log can be matched with ours."""
+    """Return what goes along with a call: both ids, so that a provider's log can be matched with ours.
+
+    The trace goes along where the client sent one: a provider is told of none that is ours alone, and of nobody's `tracestate`.
+    """
     headers = {"X-Request-ID": task.request_id, "X-Task-ID": task.public_id}
-    return {**headers, "traceparent": task.trace} if task.trace else headers
+    return {**headers, "traceparent": tracing.carried().get("traceparent", task.trace)} if task.trace else headers
 
 
 def _revealed(answer: Answer, shield: Shield | None) -> Answer:

@@ -262,7 +262,8 @@ class CachedAnswers:
             client: Client = self._llm()
             found = client.embed(target.provider, target.model, [question], timeout_s=_EMBED_S)
         except (errors.UpstreamError, errors.NotFound) as error:
-            _log.warning("question_not_embedded", model=model, reason=str(error))
+            reason = error.plain if isinstance(error, errors.UpstreamError) else str(error)
+            _log.warning("question_not_embedded", model=model, reason=reason)
             return None
         metrics.cache_embedding_tokens.inc(found.tokens)
         used = {"prompt_tokens": found.tokens, "completion_tokens": 0, "total_tokens": found.tokens}

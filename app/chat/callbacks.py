@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from app.chat import records
@@ -29,6 +30,13 @@ class Callbacks:
         if task.bot != bot:
             raise errors.NotFound(f"There is no task 'task_{ref}'.", param="id")
         return records.to_object(task)
+
+    def place(self, ref: str) -> dict[str, str]:
+        """Return where a task stands in a trace; {} where it is in none, a day old, or cannot be asked for."""
+        with contextlib.suppress(errors.Unavailable):
+            task = self._ledger.read(ref)
+            return task.place if task is not None else {}
+        return {}
 
     def _of_history(self, bot: str, ref: str) -> dict[str, Any]:
         try:

@@ -20,7 +20,8 @@ from app.chat.preparing import Preparing
 from app.chat.providing import Announcements
 from app.chat.pulse import LEASE_MS, Held, Pulse
 from app.chat.records import Task
-from app.core import errors, logs, metrics
+from app.core import errors, logs, metrics, tracing
+from app.core.tracing import Span
 from app.llm import retries
 from app.llm.answers import Answer, Model
 from app.llm.providers import Providers
@@ -66,6 +67,7 @@ class Completion:
 
     def run(self, ref: str) -> None:
         """Run a task if it is still to be run. Its end is stored before this returns, or the ledger brings it back."""
+        asked = time.perf_counter()
         claimed = self.ledger.claim(ref, LEASE_MS)
         if claimed is None:
             return
@@ -73,13 +75,15 @@ class Completion:
         metrics.queue_wait_seconds.labels("chat").observe(waited_ms / 1000)
         started = time.perf_counter()
         with (
-            structlog.contextvars.bound_contextvars(task_id=task.public_id, request_id=task.request_id, bot=task.bot),
+            structlog.contextvars.bound_contextvars(**_ids(task)),
+            _span(task, waited_ms, started - asked) as span,
             self.pulse.holding(task) as held,
         ):
-            status = self._run(task, held)
+            tracing.script_ran("chat/claim", "ok", started - asked)  # only now is it known whose trace that was
+            status = self._run(task, held, span)
         metrics.task_seconds.labels("chat.complete", status).observe(time.perf_counter() - started)
 
-    def _run(self, task: Task, held: Held) -> str:
+    def _run(self, task: Task, held: Held, span: Span) -> str:
         envelope = orjson.loads(task.request)
         try:
             found = self._answer(task, held, envelope)
@@ -88,6 +92,7 @@ class Completion:
                 self.summaries.keep(task, ends.keeping_in(envelope), envelope["fold"], answer.text)
             end = ends.completed(task, answer, envelope, cached=source)
         except Parked:
+            span.set("repliq.outcome", "parked")
             return "parked"
         except Stopped as stop:
             end = ends.cancelled(
@@ -108,6 +113,9 @@ class Completion:
             )
             raise
         self._finish(task, end, envelope)
+        span.set("repliq.outcome", end.state)
+        if end.state == "failed":
+            span.fail(str(end.told.facts["code"]))
         if (
             held.context is not None
             and end.state == "completed"
@@ -219,7 +227,8 @@ class Completion:
         `parked_for` is the reason of a wait that is never to hold a thread, however short it is."""
         if delay >= self._left_s(task):
             raise error
-        _log.info("call_repeated", reason=str(error), calls=calls, delay_s=round(delay, 2))
+        reason = error.plain if isinstance(error, errors.UpstreamError) else str(error)
+        _log.info("call_repeated", reason=reason, calls=calls, delay_s=round(delay, 2))
         metrics.task_retries.labels("chat.complete").inc()
         if parked_for or delay > retries.IN_THREAD_S:
             with contextlib.suppress(errors.Unavailable):  # Redis is away: then the thread waits
@@ -285,3 +294,22 @@ class Completion:
             metrics.chat_tokens.labels(kind, model).inc(row[f"{kind}_tokens"] or 0)
         for message in end.messages:
             metrics.messages.labels(message[1]).inc()
+
+
+def _ids(task: Task) -> dict[str, str]:
+    """Return what stands in every line that is logged of a task."""
+    found = {"task_id": task.public_id, "request_id": task.request_id, "bot": task.bot}
+    return {**found, "trace_id": tracing.trace_id_in(task.trace)} if task.trace else found
+
+
+def _span(task: Task, waited_ms: int, claimed_s: float) -> Span:
+    """Begin the span of an attempt, which belongs to the trace of its request, whichever worker's it is."""
+    if not tracing.on():
+        return tracing.NOTHING
+    facts = {
+        "messaging.message.id": task.public_id, "repliq.bot_id": task.bot, "repliq.attempt": task.attempt,
+        "repliq.request_type": task.kind, "repliq.queue_wait_ms": waited_ms,
+    }  # fmt: skip
+    return tracing.span(
+        "chat.complete", "consumer", tracing.message("process", "chat") | facts, parent=task.place, since_s=claimed_s
+    )

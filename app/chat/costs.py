@@ -7,6 +7,7 @@ import decimal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from app.bots import audit
 from app.bots.schemas import BotSettings
 from app.chat.records import Task
 from app.core import clock
@@ -74,6 +75,7 @@ def reprice(
     until: datetime.datetime,
     everything: bool = False,
     dry_run: bool = False,
+    by: audit.By = audit.NOBODY,
 ) -> Iterator[repricing.Batch]:
     """Give a bot's requests the prices that are known by now (`repricing.reprice`)."""
     own = overrides(settings)
@@ -85,5 +87,5 @@ def reprice(
         return charge.total if charge else None
 
     return repricing.reprice(
-        sessions, bot, pricing, shards=shards, since=since, until=until, everything=everything, dry_run=dry_run
-    )
+        sessions, bot, pricing, shards=shards, since=since, until=until, everything=everything, dry_run=dry_run, by=by,
+    )  # fmt: skip

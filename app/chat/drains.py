@@ -11,7 +11,7 @@ from app.core.events import Events
 from app.core.outbox import Outbox, Write
 from app.dialogs import archive
 from app.dialogs.live import LiveDialogs
-from app.history import writer
+from app.history import spans, writer
 from app.webhooks import log
 
 _LINGER_S = {"events": 0.5, "publish": 0.5}  # figures may come a moment later, and batches are fuller then
@@ -56,7 +56,8 @@ class Drains:
 
     def _write_history(self, entries: list[tuple[str, dict[str, str]]]) -> None:
         started = time.perf_counter()
-        writer.write(self.sessions, entries)
+        with spans.of(entries):
+            writer.write(self.sessions, entries)
         metrics.history_save_seconds.labels("history").observe(time.perf_counter() - started)
 
     def _write_dialogs(self, entries: list[tuple[str, dict[str, str]]]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 
 import orjson
 
+from app.bots import audit
 from app.chat.cached import CachedAnswers
 from app.chat.tasks import Tasks
 from app.core import announcements, clock, errors, ids
@@ -42,7 +43,7 @@ class Erasure:
         self.shards = shards
         self.cached = cached
 
-    def erase(self, bot: str, user: str) -> None:
+    def erase(self, bot: str, user: str, by: audit.By = audit.NOBODY) -> None:
         """Forget a user's dialogs, contexts, answers (kept ones, too) and history; his open tasks are cancelled first.
 
         The day's count stays, so that nobody erases himself a second day."""
@@ -51,6 +52,7 @@ class Erasure:
         self.cached.forget(bot, user)
         unwritten = self._unwritten_dialogs(bot, user)
         with self.sessions.begin() as session:
+            audit.acting(session, by)
             reads.begin_erasure(session)
             log.forget_answers(session, bot, user)
             refs = reads.erase_user(session, bot, user, shard=shard)

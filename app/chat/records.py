@@ -31,6 +31,10 @@ class Task:
     stream: bool = False
     request_id: str = ""
     trace: str = ""
+    """The `traceparent` that the client sent, as he sent it."""
+    traceparent: str = ""
+    """Where its admission stands in our trace; with `tracestate` as the client sent that. '' where nothing is traced."""
+    tracestate: str = ""
     counts: bool = False
     settled: bool = False
     date: str = ""
@@ -77,6 +81,12 @@ class Task:
     @property
     def public_id(self) -> str:
         return "task_" + self.ref
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Return where it stands in a trace: in ours, or in its client's; {} in none."""
+        found = {"traceparent": self.traceparent or self.trace, "tracestate": self.tracestate}
+        return {name: value for name, value in found.items() if value}
 
     @property
     def public_user(self) -> str | None:

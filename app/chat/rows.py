@@ -8,6 +8,7 @@ import orjson
 
 from app.chat import signals
 from app.chat.records import Task
+from app.core import tracing
 from app.limits import budgets
 from app.llm.prices import tokens
 
@@ -70,7 +71,7 @@ def final(
         "key": task.key or None, "reserved": budgets.usd(task.reserved) if task.budget else None,
         **prompt(task.prompt, task.prompt_version, task.variant),
     }  # fmt: skip
-    return Final(orjson.dumps(facts), signals.ended(task, facts), facts)
+    return Final(orjson.dumps(facts | tracing.onward(task.place)), signals.ended(task, facts), facts)
 
 
 def _detail(usage: dict[str, Any], group: str, name: str) -> int | None:

@@ -22,6 +22,9 @@ from app.dialogs import indexing, retention
 from app.dialogs.live import LiveDialogs
 from app.history import partitions, sessions, stale
 from app.history import retention as expiry
+from app.limits import mending
+from app.limits.closing import Closing
+from app.limits.days import Days
 from app.llm.cache import meanings
 from app.webhooks import log
 
@@ -52,6 +55,29 @@ def drain_outboxes(outbox: Outbox, queue: Queue, shards: int) -> int:
 def mark_stale(sessions_: Sessions, ledger: Ledger, shards: int) -> int:
     """Mark pending rows whose task is gone from Redis as `task_lost`; return how many."""
     return stale.mark(sessions_, ledger.known, shards=shards, older_than_s=_STALE_S)
+
+
+def close_days(sessions_: Sessions, events: Events, closing: Closing, *, budget_s: float = 120.0) -> int:
+    """Close the local days that are over, and tell analytics; return how many."""
+    closed = closing.run(_zones(sessions_), budget_s=budget_s)
+    if closed:
+        _log.info("days_closed", days=closed)
+        forward_announcements(sessions_, events)
+    return closed
+
+
+def reconcile_limits(sessions_: Sessions, ledger: Ledger, days: Days, *, budget_s: float = 20.0) -> tuple[int, int]:
+    """Give back the days' places of dead tasks, and mend counters that are behind the history; return how many of each."""
+    given_back = mending.give_back(days, ledger.known)
+    mended = mending.compare(days, _zones(sessions_), budget_s=budget_s)
+    if given_back or mended:
+        _log.warning("limits_reconciled", places_given_back=given_back, counters_mended=mended)
+    return given_back, mended
+
+
+def _zones(sessions_: Sessions) -> dict[str, str]:
+    with sessions_.begin() as session:
+        return {bot: settings.timezone for bot, settings in bots.everyone(session)}
 
 
 def forward_announcements(sessions_: Sessions, events: Events) -> int:

@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from app.cli import openfiles
+from app.core import server_log
 from app.core import settings as settings_
 from app.llm import providers
 
@@ -21,6 +23,7 @@ def command(host: str | None, port: int | None) -> None:
     """Run the API."""
     settings = settings_.current()
     providers.read(settings)  # a mistake in it is told here, once, and not by each process
+    openfiles.allow_many()
     options = {
         "host": host or settings.host,
         "port": port or settings.port,
@@ -34,6 +37,8 @@ def command(host: str | None, port: int | None) -> None:
         "respawn-interval": 0.1,
         "log-level": "warning",
     }
+    if settings.log_format == "json":
+        options["log-config"] = server_log.CONFIG
     flags = [f"--{name}={value}" for name, value in options.items()]
     # granian's own process only watches its workers: begun anew it need not hold what the settings loaded
     sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from app.cli import target
+from app.cli import acting, target
 from app.core import errors
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def create(name: str) -> None:
     from app.bots import bots, schemas
 
     given = checked(schemas.BotCreate, {"name": name})
-    with target.site() as site, site.sessions.begin() as session:
+    with target.site() as site, acting.changing(site.sessions) as session:
         made = str(bots.create(session, organisation(session), given).id)
     click.echo(made)
     click.echo(f"Give it a key: repliq keys create --bot {made}", err=True)
@@ -84,7 +84,7 @@ def set_(bot: str, settings: tuple[str, ...]) -> None:
         personal.check_url(receivers, given.settings)
         if given.settings.alerts_webhook_url:
             receivers.check(given.settings.alerts_webhook_url)
-        with site.sessions.begin() as session:
+        with acting.changing(site.sessions) as session:
             owner = organisation(session)
             row = bots.change(session, owner, str(find(session, owner, bot).id), given)
             versions.expect(session, str(row.id), given.settings)
@@ -100,7 +100,7 @@ def delete(bot: str, yes: bool) -> None:
     from app.bots import announce, bots
 
     with target.site() as site:
-        with site.sessions.begin() as session:
+        with acting.changing(site.sessions) as session:
             owner = organisation(session)
             row = find(session, owner, bot)
             if not yes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli import guards, site
+from app.cli import acting, guards, site
 from app.cli.moments import Moment
 from app.cli.progress import Progress
 from app.core import errors
@@ -146,8 +146,9 @@ def _reprice(
 
     shards = runtime.settings.redis_shards
     for batch in costs.reprice(
-        runtime.sessions, bot, settings, shards=shards, since=since, until=until, everything=everything, dry_run=dry_run
-    ):
+        runtime.sessions, bot, settings, shards=shards, since=since, until=until, everything=everything, dry_run=dry_run,
+        by=acting.by(),
+    ):  # fmt: skip
         tally.add(batch)
         if not dry_run:
             with contextlib.suppress(

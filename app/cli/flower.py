@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from app.core import errors
+from app.core import errors, logs
 from app.core import settings as settings_
 
 
@@ -16,6 +16,7 @@ def command() -> None:
     settings = settings_.current()
     if settings.environment == "production" and not settings.flower_basic_auth:
         raise errors.ConfigurationError("FLOWER_BASIC_AUTH must be set in production, as user:password")
+    logs.configure(settings)  # before Tornado, which adds a handler of its own where there is none
     arguments = ["flower", f"--address={settings.host}", f"--port={settings.flower_port}"]
     if settings.flower_basic_auth:
         arguments.append(f"--basic-auth={settings.flower_basic_auth}")

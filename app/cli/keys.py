@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli import target
+from app.cli import acting, target
 from app.core import errors
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def create(
         "monthly_budget_usd": monthly_budget,
     }  # fmt: skip
     given = bots.checked(schemas.KeyCreate, {"name": name or "made on the command line", "scopes": wanted, **limits})
-    with target.site() as site, site.sessions.begin() as session:
+    with target.site() as site, acting.changing(site.sessions) as session:
         owner = bots.organisation(session)
         found = None if organisation else bots.find(session, owner, bot)
         row, key = keys.create(session, site.settings.secret_key, owner, str(found.id) if found else None, given)
@@ -114,7 +114,7 @@ def revoke(key: str) -> None:
     from app.cli import bots
 
     with target.site() as site:
-        with site.sessions.begin() as session:
+        with acting.changing(site.sessions) as session:
             owner = bots.organisation(session)
             row = _find(session, owner, key)
             digest = keys.revoke(session, owner, str(row.bot_id) if row.bot_id else None, str(row.id)).digest

@@ -47,6 +47,11 @@ def _problem(host: str, port: int) -> str:
     return ""
 
 
+def is_free(host: str, port: int) -> bool:
+    """Tell whether the port can be listened on."""
+    return not _problem(host, port)
+
+
 def free_port() -> int:
     """Return a port of this machine's own address that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli import site
+from app.cli import acting, site
 from app.core import errors
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def push(file: Path, activate: bool, bot: str) -> None:
         identifier = site.bot_id(runtime, bot)
         content = cli_bots.checked(schemas.PromptCreate, {**given, "activate": activate})
         version = schemas.VersionCreate.model_validate(content.model_dump(exclude={"name"}))
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             try:
                 made = versions.add(session, identifier, content.name, version)
             except errors.NotFound:
@@ -115,7 +115,7 @@ def activate(name: str, version: int, bot: str) -> None:
 
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             versions.activate(session, identifier, name, version)
         _tell(runtime, identifier, name)
     click.echo(f"Version {version} of '{name}' is active.")
@@ -164,7 +164,7 @@ def start(name: str, experiment: str, variants: Sequence[str], bot: str) -> None
             for variant in variants
         ]
         given = cli_bots.checked(schemas.ExperimentCreate, {"name": experiment, "variants": split})
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             made = schemas.ExperimentOut.model_validate(experiments.start(session, identifier, name, given))
         _tell(runtime, identifier, name)
     click.echo(f"'{name}' is divided: {_split(made)}.")
@@ -181,7 +181,7 @@ def stop(name: str, experiment: str, winner: int | None, bot: str) -> None:
 
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             experiments.stop(session, identifier, name, experiment, winner)
             active = versions.get(session, identifier, name).active
         _tell(runtime, identifier, name)

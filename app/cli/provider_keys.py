@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from app.cli import site
+from app.cli import acting, site
 from app.core import errors
 
 _BOT = click.option("--bot", default="default", show_default=True, help="The bot's id or name, or `default`.")
@@ -58,7 +58,7 @@ def set_(provider: str, bot: str) -> None:
         identifier = site.bot_id(runtime, bot)
         given = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read().strip()
         secret = _checked(given)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             provider_keys.put(session, runtime.sealer, identifier, name, secret)
     click.echo(f"Stored. Every process asks {name} with it within five seconds.", err=True)
 
@@ -105,7 +105,7 @@ def delete(provider: str, bot: str) -> None:
 
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             there = provider_keys.remove(session, identifier, provider)
     click.echo("Forgotten." if there else "There was none.", err=True)
 
@@ -115,7 +115,7 @@ def reseal() -> None:
     """Seal every bot's keys with SECRET_KEY that were sealed with one of SECRET_KEY_BEFORE. Exit code 1 when one cannot be opened."""
     from app.bots import provider_keys
 
-    with site.opened() as runtime, runtime.sessions.begin() as session:
+    with site.opened() as runtime, acting.changing(runtime.sessions) as session:
         done, lost = provider_keys.reseal(session, runtime.sealer)
     click.echo(f"{_count(done, 'key')} sealed anew.")
     for row in lost:

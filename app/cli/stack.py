@@ -38,6 +38,13 @@ class Plan:
     flower_port: int
     verbose: bool
     telegram: bool = False
+    monitoring: bool = False
+    monitoring_dir: str = ""
+    """Empty for the source tree's `deploy`."""
+    prometheus_port: int = 9090
+    alertmanager_port: int = 9093
+    grafana_port: int = 3000
+    metrics_token: str = ""
 
     @property
     def data(self) -> Path:
@@ -69,6 +76,7 @@ def environment(plan: Plan, postgres: Postgres | None, redis: Redis | None, simu
         "API_KEYS": ",".join(plan.api_keys) or keyfiles.api_key(plan.data),
         "DATA_DIR": str(plan.data),
         "PROMETHEUS_MULTIPROC_DIR": str(plan.metrics),
+        "METRICS_PORT": "0",  # the API tells what is in that folder, for all; the one port could be but one worker's
         "PYTHONUNBUFFERED": "1",
         "MALLOC_ARENA_MAX": "2",  # glibc would give every thread an arena of its own
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli import site, target
+from app.cli import acting, site, target
 from app.core import errors
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _API_URL = "https://api.telegram.org"
 @click.option("--bots", default=500, show_default=True, help="Bots at most; a process more serves the others.")
 @click.option("--markdown", is_flag=True, help="Format the answers of TELEGRAM_BOT_TOKEN's bot.")
 @click.option("--api-url", default=_API_URL, show_default=True, help="A Bot API server of one's own.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port of its own /metrics; default: METRICS_PORT.")
 @click.option("--poll", default=25, hidden=True, help="How long Telegram waits for an update, s.")
 @click.option("--lease", default=10.0, hidden=True, help="How long a bot stays with a process that died, s.")
 @click.pass_context
@@ -39,6 +40,7 @@ def command(
     bots: int,
     markdown: bool,
     api_url: str,
+    metrics_port: int | None,
     poll: int,
     lease: float,
 ) -> None:
@@ -48,23 +50,27 @@ def command(
         if webhook and not webhook.startswith("https://") and api_url == _API_URL:
             raise click.ClickException("Telegram delivers to https:// addresses alone.")
         how = {"webhook": webhook, "threads": threads, "most": bots, "api_url": api_url}
-        _serve(markdown, {**how, "poll_s": poll, "lease_s": lease})
+        _serve(markdown, metrics_port, {**how, "poll_s": poll, "lease_s": lease})
 
 
-def _serve(markdown: bool, how: dict[str, Any]) -> None:
+def _serve(markdown: bool, metrics_port: int | None, how: dict[str, Any]) -> None:
+    from app.core import exporter, logs, tracing
+    from app.core import settings as settings_
+
+    settings = target.resolve(settings_.load())
+    logs.configure(settings)
+    exporter.begin(settings, metrics_port)
+    tracing.start(settings, "telegram")
+
     from app.channels.telegram import client
     from app.channels.telegram.fleet import Fleet
-    from app.core import logs
-    from app.core import settings as settings_
     from app.runtime import Runtime
     from tasks import broker
 
-    settings = target.resolve(settings_.load())
     # As many places for waiting as there are threads that wait: the settings' number is the API's.
     settings = settings.model_copy(update={"api_threads": max(settings.api_threads, how["threads"] + 64)})
     if settings.telegram_bot_token:
         client.telegram_id(settings.telegram_bot_token)  # refused now, in one line
-    logs.configure(settings)
     runtime = Runtime(settings, broker.publish, broker.depth, patient=True)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     alive = settings.data_dir / ALIVE
@@ -101,7 +107,7 @@ def add(api_url: str, bot: str, markdown: bool) -> None:
         raise errors.ConfigurationError(f"The token was not tried with success, so it is not kept. {error}") from None
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             registered.add(session, _sealer(runtime.settings), identifier, token, username, markdown=markdown)
     click.echo(f"@{username} is the front of the bot {identifier}. `repliq telegram` serves it within seconds.")
 
@@ -131,7 +137,7 @@ def remove(bot: str) -> None:
 
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             had = registered.remove(session, identifier)
     click.echo(f"The bot {identifier} {'has no front any more' if had else 'had no front'}.")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import click
 
-from app.cli import datalock, probes, stack
+from app.cli import datalock, monitoring, probes, stack
 from app.cli.child import Child, seconds
 from app.cli.embedded import postgres as embedded_postgres
 from app.cli.embedded import redis as embedded_redis
 from app.cli.embedded import stamp
+from app.cli.monitoring import Monitoring
 from app.cli.stack import Plan
 from app.cli.supervisor import Stopped, Supervisor, say
 from app.core import errors
@@ -30,13 +31,16 @@ START_S = 120
 
 @click.command("up", help="Run everything on this machine: servers, migrations, API, workers. Ctrl-C stops it all.")
 @click.option("--flower", is_flag=True, help="Also run Flower, Celery's monitor.")
+@click.option(
+    "--monitoring", "watched", is_flag=True, help="Also run Prometheus, Alertmanager and Grafana, if they are here."
+)
 @click.option("--verbose", is_flag=True, help="Show the logs of all processes here, too.")
-def command(flower: bool, verbose: bool) -> None:
+def command(flower: bool, watched: bool, verbose: bool) -> None:
     """Read the settings, then become a process that never imported them: half the memory, for as long as it runs."""
-    _become(_plan(flower=flower, verbose=verbose))
+    _become(_plan(flower=flower, watched=watched, verbose=verbose))
 
 
-def _plan(*, flower: bool, verbose: bool) -> Plan:
+def _plan(*, flower: bool, watched: bool, verbose: bool) -> Plan:
     from app.core import settings
     from app.llm import providers
 
@@ -56,6 +60,12 @@ def _plan(*, flower: bool, verbose: bool) -> Plan:
         flower_port=current.flower_port,
         verbose=verbose,
         telegram=bool(current.telegram_bot_token),
+        monitoring=watched,
+        monitoring_dir=current.monitoring_dir,
+        prometheus_port=current.prometheus_port,
+        alertmanager_port=current.alertmanager_port,
+        grafana_port=current.grafana_port,
+        metrics_token=current.metrics_token,
     )
 
 
@@ -85,16 +95,19 @@ def main() -> int:
 def up(plan: Plan) -> int:
     """Start all, watch until a stop is asked for, stop all; raise `ConfigurationError` if something cannot start."""
     begun = time.monotonic()
+    watch = monitoring.find(plan) if plan.monitoring else None
     lock = _lock(plan.data)
     try:
         probes.check_free(plan.host, plan.port, ORPHANS_S if lock.unclean else 0)
+        if watch:
+            watch.check_ports(ORPHANS_S if lock.unclean else 0)
         stamp.read(plan.data)
         stack.make_folders(plan)
         supervisor = Supervisor(plan.logs, verbose=plan.verbose)
         with supervisor.signals():
             try:
-                env = _start(plan, supervisor)
-                _banner(plan, env, time.monotonic() - begun)
+                env = _start(plan, supervisor, watch)
+                _banner(plan, env, watch, time.monotonic() - begun)
                 supervisor.watch()
             except Stopped:
                 pass
@@ -118,7 +131,7 @@ def _lock(data: Path) -> datalock.DataLock:
     return lock
 
 
-def _start(plan: Plan, supervisor: Supervisor) -> dict[str, str]:
+def _start(plan: Plan, supervisor: Supervisor, watch: Monitoring | None) -> dict[str, str]:
     postgres = None if plan.database_url else embedded_postgres.Postgres(plan.data)
     redis = None if plan.redis_url else embedded_redis.Redis(plan.data)
     simulator_port = probes.free_port() if plan.simulated else 0
@@ -127,6 +140,8 @@ def _start(plan: Plan, supervisor: Supervisor) -> dict[str, str]:
     with _progress(plan, "Migrating the database"):
         supervisor.run(stack.migration(env))
     stages = stack.processes(plan, env, simulator_port)
+    if watch:  # last, so that they are stopped first: else they would tell of our own end as of an outage
+        stages.append(watch.children())
     with _progress(plan, f"Starting {_names(child for stage in stages for child in stage)}"):
         supervisor.start(*stages, timeout=START_S)
     return env
@@ -168,7 +183,7 @@ def _progress(plan: Plan, what: str) -> Iterator[None]:
 def _names(children: Iterator[Child]) -> str:
     names = [child.name for child in children]
     workers = sum(name.startswith("worker-") for name in names)
-    titles = {"api": "API", "telegram": "Telegram"}
+    titles = {"api": "API", "telegram": "Telegram", **monitoring.TITLES}
     parts = [titles.get(name, name) for name in names if not name.startswith("worker-")]
     parts.append(f"{workers} workers" if workers != 1 else "1 worker")
     return ", ".join(sorted(parts))
@@ -188,7 +203,7 @@ def _say_stopping(children: Sequence[Child]) -> None:
         say(f"Stopping: {_title(min(names))} …")
 
 
-def _banner(plan: Plan, env: dict[str, str], took: float) -> None:
+def _banner(plan: Plan, env: dict[str, str], watch: Monitoring | None, took: float) -> None:
     at = probes.origin(plan.host, plan.port)
     key = env["API_KEYS"].split(",")[0]
     body = '{"telegram_id": 123, "message": "Hello! What can you do?"}'
@@ -199,6 +214,8 @@ def _banner(plan: Plan, env: dict[str, str], took: float) -> None:
     say(f"  data       {plan.data}  (logs in {plan.logs.relative_to(plan.data.parent)}/)")
     if plan.flower:
         say(f"  Flower     {probes.origin(plan.host, plan.flower_port)}")
+    for line in watch.banner() if watch else ():
+        say(line)
     if plan.telegram:
         say("  Telegram   the bot of TELEGRAM_BOT_TOKEN is served")
     if plan.simulated:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli import site
+from app.cli import acting, site
 from app.core import clock, errors, ids
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def secret(bot: str) -> None:
 
     with site.opened() as runtime:
         identifier = site.bot_id(runtime, bot)
-        with runtime.sessions.begin() as session:
-            found = bots.get(session, cli_bots.organisation(session), identifier).webhook_secret
+        with acting.changing(runtime.sessions) as session:
+            found = bots.webhook_secret(session, cli_bots.organisation(session), identifier).webhook_secret
     click.echo(found)
 
 
@@ -51,7 +51,7 @@ def rotate(bot: str, yes: bool) -> None:
         identifier = site.bot_id(runtime, bot)
         if not yes:
             click.confirm(f"Give the bot {identifier} a new secret for its webhooks?", abort=True, err=True)
-        with runtime.sessions.begin() as session:
+        with acting.changing(runtime.sessions) as session:
             row = bots.rotate_webhook_secret(session, cli_bots.organisation(session), identifier)
             made, until = row.webhook_secret, row.webhook_secret_before_until
         announce.bot_changed(runtime.store, runtime.keys, identifier)

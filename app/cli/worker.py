@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from app.core import logs
+from app.cli import openfiles
+from app.core import exporter, logs, server_log, tracing
 from app.core import settings as settings_
-from app.llm import providers
 
 _QUEUES = "chat,history,analytics,webhooks,maintenance"
 _STOP_S = 25.0
@@ -29,16 +29,23 @@ _log = logs.get(__name__)
     show_default=True,
     help="How long running tasks may go on once it is to stop, s; then others get them.",
 )
-def command(name: str, queues: str, threads: int | None, grace: float) -> None:
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port of its own /metrics; default: METRICS_PORT.")
+def command(name: str, queues: str, threads: int | None, grace: float, metrics_port: int | None) -> None:
     """Run a worker process."""
-    from celery import concurrency, signals
+    settings = settings_.current()
+    logs.configure(settings)
+    openfiles.allow_many()
+    exporter.begin(settings, metrics_port)
+    tracing.start(settings, "worker")
 
+    from celery import concurrency, signals
+    from celery.apps import worker as celery_worker
+
+    from app.llm import providers
     from tasks import broker, requests
     from tasks.app import app
 
-    settings = settings_.current()
     providers.read(settings)  # a mistake in it is told before Celery starts
-    logs.configure(settings)
     full_name = f"{name}@{socket.gethostname()}"
     requests.pool_size = threads or settings.worker_threads
 
@@ -48,6 +55,8 @@ def command(name: str, queues: str, threads: int | None, grace: float) -> None:
     def stopping(**_: Any) -> None:
         threading.Thread(target=_stop_in_time, args=(grace,), name="stop-in-time", daemon=True).start()
 
+    if settings.log_format == "json":
+        celery_worker.safe_say = server_log.say  # it prints from a signal handler
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
     # Not `worker_main`: Celery's command line loads every plugin there is, Flower and its web server among them.
@@ -63,6 +72,7 @@ def command(name: str, queues: str, threads: int | None, grace: float) -> None:
     )
     process.start()
     broker.runtime(patient=True).close()
+    tracing.stop()
     sys.exit(process.exitcode or 0)
 
 
@@ -71,8 +81,9 @@ def _stop_in_time(grace_s: float) -> None:
     from tasks import broker
 
     runtime = broker.runtime(patient=True)
-    runtime.presence.stop()
+    runtime.leave()
     threading.Event().wait(grace_s)
     count = runtime.completion.pulse.hand_back()
     _log.warning("handed_back", tasks=count)
+    tracing.stop()
     os._exit(0)

@@ -226,6 +226,11 @@ class UpstreamError(RepliqError):
         self.retry_after_s = retry_after_s
         self.status = status
 
+    @property
+    def plain(self) -> str:
+        """Return what may be logged of it: a provider's own words may quote what it was told."""
+        return str(self.facts.get("plain") or self)
+
 
 class UpstreamTimeout(UpstreamError):
     """The model's provider did not answer in time."""
@@ -271,3 +276,8 @@ class DeadlineExceeded(RepliqError):
 
     code = "deadline_exceeded"
     text = "error.upstream_timeout"
+
+
+def codes_of(kind: type[RepliqError]) -> set[str]:
+    """Return the codes that errors of a kind may have."""
+    return {kind.code}.union(*(codes_of(below) for below in kind.__subclasses__()))

@@ -28,6 +28,7 @@ SUCCESS, ERROR, CANCELLED = "chat_completion_success", "chat_completion_error", 
 REPRICED = "chat_completion_repriced"
 LIMIT_EXCEEDED = "limit_exceeded"
 BUDGET_ALERT = "budget_alert"
+DAY_CLOSED = "day_closed"
 SESSION_STARTED, SESSION_ENDED = "session_started", "session_ended"
 DIALOG_CREATED, DIALOG_ARCHIVED = "dialog_created", "dialog_archived"
 CIRCUIT_OPENED, CIRCUIT_CLOSED, PROVIDER_FALLBACK = "circuit_opened", "circuit_closed", "provider_fallback"

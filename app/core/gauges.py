@@ -11,6 +11,7 @@ from app.core.store import Keys, Store
 
 OUTBOXES = ("history", "dialogs", "events", "publish", "hooks")
 WINDOWS = ("day", "week", "month")
+_ALIVE_MS = 10_000  # a worker shows itself every 2 s
 
 
 def lines(store: Store, keys: Keys) -> list[str]:
@@ -34,6 +35,7 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
                 pipe.xrange(keys.of_outbox(stream, shard), count=1)
         replies = pipe.execute()
         memory = _memory(client.info("memory"))
+        workers = client.zcount(keys.of_shard("workers", 0), clock.now_ms() - _ALIVE_MS, "+inf")
     step = 4 + 2 * len(OUTBOXES)
     rows = [replies[i : i + step] for i in range(0, len(replies), step)]
     now = clock.now_ms()
@@ -44,6 +46,7 @@ def _from_redis(store: Store, keys: Keys) -> list[str]:
     queues = snapshot.read(store, keys, "queues")
     found += [f'task_queue_depth{{queue="{name}"}} {depth}' for name, depth in sorted(queues.items())]
     found += ["# TYPE task_oldest_age_seconds gauge", f'task_oldest_age_seconds{{queue="chat"}} {age:.3f}']
+    found += ["# TYPE workers_live gauge", f"workers_live {workers}"]
     found += ["# TYPE webhook_deliveries_pending gauge", f"webhook_deliveries_pending {sum(row[3] for row in rows)}"]
     found += [
         "# TYPE outbox_length gauge",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import prometheus_client as prometheus
 from prometheus_client import multiprocess
+
+from app.core import errors
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
@@ -112,6 +115,7 @@ price_unknown = prometheus.Counter("llm_price_unknown_total", "Answers of a mode
 beat_last_run = prometheus.Gauge(
     "beat_last_run_timestamp_seconds", "When a beat entry last ran", ["entry"], multiprocess_mode="mostrecent"
 )
+beat_sent = prometheus.Counter("beat_sent_total", "Tasks that beat has sent", ["task"])
 
 for _code in (
     "daily_limit_exceeded",
@@ -139,6 +143,8 @@ for _result in ("taken", "dead"):
 for _result in ("hit", "miss"):
     context_reads.labels(_result)
     cache_requests.labels(_result)
+for _how in ("left", "deleted"):
+    dialogs_cleaned.labels(_how)
 for _source in ("fixed", "exact", "semantic"):
     cache_hits.labels(_source)
 
@@ -167,6 +173,24 @@ def expect_targets(targets: Iterable[tuple[str, str]]) -> None:
         circuits_opened.labels(provider, model_label(model))
         for reason in ("open", "full", "limited"):
             gate_refusals.labels(provider, reason)
+        for status in ("success", "error", *errors.codes_of(errors.UpstreamError)):
+            llm_requests.labels(provider, model_label(model), status)
+
+
+def expect_answers(answering: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Let the series of answers begin at 0: for each name that requests may give, with the providers and models that may answer."""
+    price_unknown.labels("other")
+    for name, targets in answering.items():
+        model = model_label(name)
+        price_unknown.labels(model)
+        for kind in ("prompt", "completion"):
+            chat_tokens.labels(kind, model)
+        for provider in {provider for provider, _ in targets}:
+            chat_cost_usd.labels(provider, model)
+            for status in ("success", "error", "cancelled"):
+                chat_requests.labels(status, provider, model)
+        for left, to in itertools.permutations(dict.fromkeys(targets), 2):
+            fallbacks.labels(target_label("/".join(left)), target_label("/".join(to)))
 
 
 def begin_serving() -> None:

@@ -73,11 +73,16 @@ class Settings(pydantic_settings.BaseSettings):
     cors_origins: CommaSeparated = []
     api_keys: CommaSeparated = []
     webhook_allow_private: bool = False
+    metrics_port: int = Field(0, ge=0, le=65535)
     metrics_token: str = ""
     otel_exporter_otlp_endpoint: str = ""
     telegram_bot_token: str = ""
     flower_basic_auth: str = ""
     flower_port: int = Field(5555, ge=1, le=65535)
+    monitoring_dir: str = ""
+    prometheus_port: int = Field(9090, ge=1, le=65535)
+    alertmanager_port: int = Field(9093, ge=1, le=65535)
+    grafana_port: int = Field(3000, ge=1, le=65535)
 
     @pydantic.field_validator("cors_origins", "api_keys", "secret_key_before", mode="before")
     @classmethod
@@ -192,6 +197,17 @@ def _line(item: Any) -> str:
 def variable(name: str, env_file: str = ".env") -> str:
     """Return a variable that another file names (the providers file their keys'): as a setting is looked for; '' without it."""
     return os.environ.get(name) or dotenv.dotenv_values(env_file).get(name) or _secret(name, _secrets_dir(env_file))
+
+
+def variables(prefix: str, env_file: str = ".env") -> dict[str, str]:
+    """Return the variables of a library's own that begin so and are looked for as settings are: in `.env`, and as files in SECRETS_DIR."""
+    folder = _secrets_dir(env_file)
+    files = Path(folder).glob(f"{prefix.lower()}*") if folder else ()
+    found = {path.name.upper(): path.read_text().strip() for path in files if path.is_file()}
+    found |= {
+        name: value for name, value in dotenv.dotenv_values(env_file).items() if name.startswith(prefix) and value
+    }
+    return found | {name: value for name, value in os.environ.items() if name.startswith(prefix) and value}
 
 
 def _secrets_dir(env_file: str | None) -> str:

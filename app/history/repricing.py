@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import orm
 
+from app.bots import audit
 from app.core import announcements, events, ids, ranks
 from app.core.database import Sessions
 from app.core.database.rows import as_rows
@@ -62,6 +63,7 @@ def reprice(
     everything: bool = False,
     dry_run: bool = False,
     batch: int = BATCH,
+    by: audit.By = audit.NOBODY,
 ) -> Iterator[Batch]:
     """Give a bot's requests without a cost one where their tokens and the price are known; tell of each batch when it is committed.
 
@@ -86,8 +88,18 @@ def reprice(
             if changes and not dry_run:
                 changes = _write(session, bot, changes, ids.shard_of(bot, shards))
             _count(done, changes)
+            if changes and not dry_run:
+                _record(session, bot, by, done)
         yield done
         after = rows[-1].created_at, rows[-1].id
+
+
+def _record(session: orm.Session, bot: str, by: audit.By, done: Batch) -> None:
+    audit.acting(session, by)
+    audit.record(
+        session, "costs.repriced", f"bot:{bot}", bot=uuid.UUID(bot), priced=done.priced, changed=done.changed,
+        added_usd=str(done.added), until=done.until.isoformat(),
+    )  # fmt: skip
 
 
 def models(session: orm.Session, bot: str, rows: int) -> list[tuple[str, str, int]]:

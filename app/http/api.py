@@ -12,13 +12,14 @@ import orjson
 import pydantic
 import structlog
 
-from app.core import errors, metrics
+from app.core import errors, logs, metrics, tracing
 from app.core.principal import Principal
-from app.http import bodies, context, guesses, idempotency, problems
+from app.http import bodies, context, guesses, idempotency, problems, spans
 from app.http.context import Context
 
 Answer = Any  # a flask.Response, or (object, status, headers) with the last two optional
 NOBODY = Principal("bot_key", "", None, frozenset(), "", "", None, None)
+_log = logs.get(__name__)
 _OPTIONS = orjson.OPT_NON_STR_KEYS
 _GUARDS = {
     "Server": "Repliq",  # else the web server writes its own name
@@ -96,7 +97,10 @@ def _handler(route: Route, room: bodies.Room) -> Callable[..., flask.Response]:
         flask.g.route = route.path
         runtime = flask.current_app.extensions["repliq"]
         principal = NOBODY if route.open else guesses.principal(runtime)
+        if principal.bot:
+            structlog.contextvars.bind_contextvars(bot=principal.bot)
         if route.scope and route.scope not in principal.scopes:
+            _tell_refused(route, principal)
             raise errors.MissingScope(f"This key lacks the scope '{route.scope}'.")
         call = Context(runtime, principal, flask.g.request_id)
         if route.prove:
@@ -124,6 +128,13 @@ def _handler(route: Route, room: bodies.Room) -> Callable[..., flask.Response]:
     return handle
 
 
+def _tell_refused(route: Route, principal: Principal) -> None:
+    """Log who asked for what administrators alone may: nothing was done, so that the audit has no row of it."""
+    if route.scope in ("admin", "org"):
+        asked = {"method": route.method, "route": route.path, "scope": route.scope}
+        _log.warning("administration_refused", key=principal.key_prefix, organisation=principal.organisation, **asked)
+
+
 def respond(answer: Answer) -> flask.Response:
     """Turn a view's answer into a response."""
     if isinstance(answer, flask.Response):
@@ -146,6 +157,11 @@ def before() -> None:
     flask.g.request_id = context.request_id()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=flask.g.request_id)
+    spans.begin()
+    if trace_id := tracing.trace_id() or tracing.trace_id_in(
+        context.trace()
+    ):  # for a stream's lines, too, which no span is around
+        structlog.contextvars.bind_contextvars(trace_id=trace_id)
 
 
 def after(response: flask.Response) -> flask.Response:
@@ -155,6 +171,7 @@ def after(response: flask.Response) -> flask.Response:
         response.headers.setdefault(name, value)
     response.headers.setdefault("Cache-Control", "no-store")
     route = flask.g.get("route", "other")
+    spans.answered(response, route)
     method = (
         flask.request.method
         if flask.request.method in ("GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS")

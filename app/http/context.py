@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import ipaddress
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flask
 import orjson
 import pydantic
 
+from app.bots import audit
 from app.bots.directory import Bot
 from app.chat.requests import Call
-from app.core import errors
+from app.core import errors, tracing
 from app.core.principal import Principal
 from app.runtime import Runtime
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _PREFER = re.compile(r"\bwait\s*=\s*\"?(\d{1,6})")
 _IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -42,6 +44,19 @@ class Context:
             raise errors.MissingScope("This call needs a bot's key; this is an organisation's.")
         return self.runtime.directory.bot(self.principal.bot)
 
+    @property
+    def by(self) -> audit.By:
+        """Return the caller as the audit names him."""
+        came_from = address(flask.request, self.runtime.settings.trusted_proxies)
+        return audit.By(f"key:{self.principal.key_prefix}", self.request_id, str(came_from or ""))
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Any]:
+        """Open a transaction in which this caller acts: what he changes is put on record with it."""
+        with self.runtime.sessions.begin() as session:
+            audit.acting(session, self.by)
+            yield session
+
     def call(self, *, deadline_s: float) -> Call:
         """Return what the chat domain wants to know of a request."""
         return Call(
@@ -56,6 +71,23 @@ class Context:
         )
 
 
+def address(request: flask.Request, trusted_proxies: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the caller's address: the connection's, or behind so many proxies of ours what the outermost of them wrote down.
+
+    None for what is no address.
+    """
+    given = request.remote_addr or ""
+    headers = request.headers.getlist("X-Forwarded-For")
+    if trusted_proxies and headers:  # without one nobody of ours is between: Prometheus, a neighbour in the network
+        told = [part.strip() for part in ",".join(headers).split(",")]
+        given = told[-trusted_proxies] if len(told) >= trusted_proxies else given
+    try:
+        found = ipaddress.ip_address(given)
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+
+
 def request_id() -> str:
     """Return the client's id if it is fit for a header and a log, else a new one."""
     given = flask.request.headers.get("X-Request-ID", "")
@@ -63,8 +95,8 @@ def request_id() -> str:
 
 
 def trace() -> str:
-    given = flask.request.headers.get("traceparent", "")
-    return given if _TRACE.fullmatch(given) else ""
+    """Return the client's place in a trace of his, '' where he sent none that W3C's Trace Context allows."""
+    return tracing.of_headers(flask.request.headers.get("traceparent", ""), "").get("traceparent", "")
 
 
 def path_without_version() -> str:

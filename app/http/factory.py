@@ -10,7 +10,7 @@ import pydantic
 import werkzeug.exceptions
 
 from app.core import errors, metrics
-from app.http import api, bodies, docs, problems, routes
+from app.http import api, bodies, docs, problems, routes, spans
 from app.http.api import Route
 from app.runtime import Runtime
 
@@ -30,6 +30,7 @@ def create_app(runtime: Runtime) -> flask.Flask:
     app.register_blueprint(docs.blueprint())
     app.before_request(api.before)
     app.after_request(api.after)
+    app.teardown_request(spans.end)
     app.register_error_handler(errors.RepliqError, problems.of_error)
     app.register_error_handler(pydantic.ValidationError, problems.of_validation)
     app.register_error_handler(werkzeug.exceptions.HTTPException, problems.of_http)
@@ -54,6 +55,7 @@ def _allow_origins(app: flask.Flask, runtime: Runtime) -> None:
         exposed = [
             "X-Request-ID",
             "X-Task-ID",
+            "X-Trace-ID",
             "Location",
             "Retry-After",
             "RateLimit",

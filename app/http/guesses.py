@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Iterator
 
 import flask
 
@@ -27,37 +28,46 @@ def principal(runtime: Runtime) -> Principal:
     key = context.api_key()
     if runtime.directory.knows(key):
         return runtime.directory.authenticate(key)
-    name = _name(runtime, _network(address(flask.request, runtime.settings.trusted_proxies)))
-    guess = _digest(runtime, key)
+    with _counted(runtime, key):
+        return runtime.directory.authenticate(key)
+
+
+def check_metrics_token(runtime: Runtime, token: str) -> None:
+    """Raise `InvalidApiKey` for another token, `LimitExceeded` where the address has to wait, whatever it brings."""
+    given = context.api_key()
+    with _counted(runtime, given):
+        if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode()):
+            raise errors.InvalidApiKey("The metrics need METRICS_TOKEN as their key.")
+
+
+@contextlib.contextmanager
+def _counted(runtime: Runtime, key: str) -> Iterator[None]:
+    """Count a guess before it is looked at, and take it back where it was none, or nobody could tell; raise `LimitExceeded` where there
+    were too many."""
+    found = context.address(flask.request, runtime.settings.trusted_proxies)
+    name, guess = _name(runtime, _network(found)), _digest(runtime, key)
     with contextlib.suppress(errors.Unavailable):  # without Redis nobody is slowed, and nobody is kept out either
         wait_ms = runtime.scripts.run("limits/count_guess", [name], [guess, MOST, WINDOW_MS])
         if wait_ms:
             raise errors.LimitExceeded("too_many_wrong_keys", retry_ms=wait_ms)
-    found = runtime.directory.authenticate(key)
-    with contextlib.suppress(errors.Unavailable):
-        runtime.store.call("SREM", name, guess)  # it was none
-    return found
-
-
-def address(request: flask.Request, trusted_proxies: int) -> str:
-    """Return the caller's address: the connection's, or behind so many proxies of ours what the outermost of them wrote down."""
-    if trusted_proxies:
-        told = [part.strip() for part in ",".join(request.headers.getlist("X-Forwarded-For")).split(",")]
-        return told[-trusted_proxies] if len(told) >= trusted_proxies else request.remote_addr or ""
-    return request.remote_addr or ""
-
-
-def _network(given: str) -> str:
-    """Return what one caller has: an IPv4 address, or the /64 of an IPv6 one, of which anybody has 2^64."""
     try:
-        found = ipaddress.ip_address(given)
-    except ValueError:
-        return "unknown"
+        yield
+    except errors.Unavailable:
+        _take_back(runtime, name, guess)  # else a server of many bots would wait after an outage for the keys it sent
+        raise
+    _take_back(runtime, name, guess)
+
+
+def _take_back(runtime: Runtime, name: str, guess: str) -> None:
+    with contextlib.suppress(errors.Unavailable):
+        runtime.store.call("SREM", name, guess)
+
+
+def _network(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> str:
+    """Return what one caller has: an IPv4 address, or the /64 of an IPv6 one, of which anybody has 2^64."""
     if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped:
-            return str(found.ipv4_mapped)
         return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
-    return str(found)
+    return str(found or "unknown")
 
 
 def _name(runtime: Runtime, network: str) -> str:

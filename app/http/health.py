@@ -91,13 +91,13 @@ def _workers(runtime: Runtime) -> None:
 
 
 def migrated(runtime: Runtime) -> bool:
-    """Tell whether the database is at the newest migration; once it was, it is not asked again."""
+    """Tell whether the database has every migration that this code needs; once it had, it is not asked again."""
     if not runtime.migrated:
         with contextlib.suppress(errors.Unavailable):
-            runtime.migrated = migrate.is_at_head(runtime.settings.database_url)
+            runtime.migrated = migrate.suits(runtime.settings.database_url)
     return runtime.migrated
 
 
 def _migrations(runtime: Runtime) -> None:
     if not migrated(runtime):
-        raise errors.Unavailable("The database is not at the newest migration: run `repliq migrate`.")
+        raise errors.Unavailable("The database lacks migrations that this release needs: run `repliq migrate`.")

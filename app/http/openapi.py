@@ -137,7 +137,7 @@ def _responses(route: Route) -> dict[str, Any]:
 
 def _problem_statuses(route: Route) -> list[int]:
     if route.open and not route.body:
-        return [401] if route.path == "/metrics" else []
+        return [401, 429] if route.path == "/metrics" else []
     found = {400, 404, 422, 500, 503} if route.open else {400, 401, 403, 404, 422, 429, 500, 503}
     if route.body:
         found |= {409, 413, 415}

@@ -11,7 +11,7 @@ from app.limits.standing import Limits, Standing, counts_for
 
 _log = logs.get(__name__)
 _ROUNDS = 5
-_LAPSE_MS = 960_000
+LAPSE_MS = 960_000
 
 
 class Days:
@@ -39,7 +39,7 @@ class Days:
                 limit = int(reply[2]) if reply[2] else limits.daily
                 return Standing(limit, reply[1], day.ends_ms - now, day.ends_ms)
             if reply[0] == -2:
-                self.seed(shard, bot, user, day, _LAPSE_MS)
+                self.seed(shard, bot, user, day, LAPSE_MS)
             elif reply[0] == -3:
                 zone = reply[1].decode()
         raise errors.Unavailable(

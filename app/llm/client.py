@@ -15,7 +15,7 @@ import openai
 import orjson
 
 from app.core import errors, metrics
-from app.llm import failures, kinds, wire
+from app.llm import failures, genai, kinds, wire
 from app.llm.answers import Answer, Provider
 from app.llm.chunks import readable, speaks
 from app.llm.wire import Call
@@ -162,7 +162,8 @@ class Client:
     ) -> Embedded:
         """Ask for texts' embeddings; raise an `UpstreamError` of the right kind."""
         body = {"model": model, "input": list(texts), "encoding_format": "float"}
-        content = self._post(provider, "/embeddings", body, timeout_s, {}, call or Call())
+        with genai.call("embeddings", provider, body):
+            content = self._post(provider, "/embeddings", body, timeout_s, {}, call or Call())
         try:
             found = orjson.loads(content)
             rows = sorted(found["data"], key=lambda row: int(row["index"]))

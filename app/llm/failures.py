@@ -54,12 +54,13 @@ def _of_transport(error: Exception, provider: Provider) -> errors.UpstreamError:
 def _of_event(error: openai.APIError, provider: Provider) -> errors.UpstreamError:
     """Read an error that came as an event of a stream, where no status tells its kind."""
     said = f"{error.code or ''} {error.message} {error.body}"
+    plain = "The model's provider ended the stream."
     message = f"The model's provider ended the stream: {_without_secrets(str(error.message), provider)[:_MOST_SAID]}"
     if any(word in said for word in _CONTEXT_WORDS):
-        return errors.UpstreamContextLength(message)
+        return errors.UpstreamContextLength(message, plain=plain)
     if any(word in said for word in _FILTER_WORDS):
-        return errors.ContentFiltered(message)
-    return errors.UpstreamError(message)
+        return errors.ContentFiltered(message, plain=plain)
+    return errors.UpstreamError(message, plain=plain)
 
 
 def _of_status(error: openai.APIStatusError, provider: Provider) -> errors.UpstreamError:
@@ -67,19 +68,19 @@ def _of_status(error: openai.APIStatusError, provider: Provider) -> errors.Upstr
     status = error.status_code
     # What the provider says is for the log and the owner; its status and words are kept, its headers and keys are not.
     words = _without_secrets(str(error.message), provider)[:_MOST_SAID]
-    message = f"The model's provider answered {status}: {words}"
+    message, plain = f"The model's provider answered {status}: {words}", f"The model's provider answered {status}."
     if status == 429:
-        return errors.UpstreamRateLimited(message, status=status, retry_after_s=_retry_after(error))
+        return errors.UpstreamRateLimited(message, status=status, plain=plain, retry_after_s=_retry_after(error))
     if any(word in said for word in _CONTEXT_WORDS):
-        return errors.UpstreamContextLength(message, status=status)
+        return errors.UpstreamContextLength(message, status=status, plain=plain)
     if any(word in said for word in _FILTER_WORDS):
-        return errors.ContentFiltered(message, status=status)
+        return errors.ContentFiltered(message, status=status, plain=plain)
     if status == 404:
-        return errors.UpstreamModelNotFound(message, status=status)
+        return errors.UpstreamModelNotFound(message, status=status, plain=plain)
     if status in (408, 409) or status >= 500:
         kind = errors.UpstreamTimeout if status in (408, 504) else errors.UpstreamError
-        return kind(message, status=status, retry_after_s=_retry_after(error))
-    return errors.UpstreamRefused(message, status=status)
+        return kind(message, status=status, plain=plain, retry_after_s=_retry_after(error))
+    return errors.UpstreamRefused(message, status=status, plain=plain)
 
 
 def _without_secrets(text: str, provider: Provider) -> str:

@@ -66,6 +66,16 @@ class Providers:
                 found |= dict.fromkeys(targets)
         return tuple(found)
 
+    def answering(self) -> dict[str, tuple[Target, ...]]:
+        """Return who may answer for each name that requests may give; without a file, for the default model and all others as `other`."""
+        if not self._file:
+            return dict.fromkeys((self.default_model, "other"), self.all())
+        found = {}
+        for name in (*self._file.models, *self._file.aliases):
+            model = self.model(name)
+            found[name] = (*model.chain, *(target for targets in model.fallbacks.values() for target in targets))
+        return found
+
     def names(self) -> tuple[str, ...]:
         """Return the names of the providers."""
         return tuple(self._file.providers) if self._file else (_ONLY,)

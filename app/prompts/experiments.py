@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import orm
 
+from app.bots import audit
 from app.core import errors, ids, paging
 from app.core.database import plain
 from app.prompts import schemas, versions
@@ -34,6 +36,7 @@ def start(session: orm.Session, bot: str, name: str, given: schemas.ExperimentCr
     session.add(row)
     session.flush()
     session.refresh(row)
+    _record(session, "experiment.started", name, row, variants=row.variants)
     return row
 
 
@@ -70,4 +73,9 @@ def stop(session: orm.Session, bot: str, name: str, experiment: str, winner: int
             row.stopped_at = sqlalchemy.func.now()
         session.flush()
         session.refresh(row)
+        _record(session, "experiment.stopped", name, row, winner=winner)
     return row
+
+
+def _record(session: orm.Session, action: str, prompt: str, row: PromptExperiment, **details: Any) -> None:
+    audit.record(session, action, f"experiment:{row.id}", bot=row.bot_id, prompt=prompt, experiment=row.name, **details)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy
 from sqlalchemy import orm
 
+from app.bots import audit
 from app.bots.schemas import BotSettings
 from app.core import errors, ids, paging
 from app.core.database import plain
@@ -36,7 +37,9 @@ def create(session: orm.Session, bot: str, given: schemas.PromptCreate) -> Made:
     if made is None:
         raise errors.AlreadyExists(f"There is a prompt '{given.name}' already; make a version of it.", param="name")
     prompt = get(session, bot, given.name)
-    return Made(prompt, _add(session, prompt, given), known=False)
+    row = _add(session, prompt, given)
+    _record(session, "prompt.created", prompt)
+    return Made(prompt, row, known=False)
 
 
 def add(session: orm.Session, bot: str, name: str, given: schemas.VersionCreate) -> Made:
@@ -56,6 +59,7 @@ def add(session: orm.Session, bot: str, name: str, given: schemas.VersionCreate)
     prompt.latest += 1
     prompt.updated_at = sqlalchemy.func.now()
     made = _add(session, prompt, given)
+    _record(session, "prompt.version_created", prompt, version=made.version)
     if given.activate:
         activate(session, bot, name, made.version)
     return Made(prompt, made, known=False)
@@ -114,21 +118,25 @@ def activate(session: orm.Session, bot: str, name: str, number: int) -> Prompt:
     """Give a version out to everybody from now on: an experiment that runs is stopped. Raises `NotFound`."""
     prompt = get(session, bot, name, lock=True)
     version(session, prompt, number)
-    prompt.active = number
+    before, prompt.active = prompt.active, number
     prompt.updated_at = sqlalchemy.func.now()
     running = PromptExperiment.prompt_id == prompt.id, PromptExperiment.stopped_at.is_(None)
-    session.execute(
-        sqlalchemy.update(PromptExperiment).where(*running).values(stopped_at=sqlalchemy.func.now(), winner=number),
+    stopping = sqlalchemy.update(PromptExperiment).where(*running)
+    stopped = session.scalars(
+        stopping.values(stopped_at=sqlalchemy.func.now(), winner=number).returning(PromptExperiment.name),
         execution_options={"synchronize_session": "fetch"},
-    )
+    ).all()
     session.flush()
     session.refresh(prompt)
+    _record(session, "prompt.activated", prompt, version=number, before=before, stopped=list(stopped))
     return prompt
 
 
 def delete(session: orm.Session, bot: str, name: str) -> None:
     """Delete a prompt with its versions and experiments; requests that had it keep its name. Raises `NotFound`."""
-    session.delete(get(session, bot, name, lock=True))
+    prompt = get(session, bot, name, lock=True)
+    _record(session, "prompt.deleted", prompt, versions=prompt.latest)
+    session.delete(prompt)
     session.flush()
 
 
@@ -154,6 +162,10 @@ def _add(session: orm.Session, prompt: Prompt, given: schemas.VersionCreate) -> 
     session.refresh(row)
     session.refresh(prompt)
     return row
+
+
+def _record(session: orm.Session, action: str, prompt: Prompt, **details: Any) -> None:
+    audit.record(session, action, f"prompt:{prompt.name}", bot=prompt.bot_id, **details)
 
 
 def _content(given: schemas.VersionCreate) -> dict[str, Any]:

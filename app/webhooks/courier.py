@@ -11,14 +11,17 @@ from typing import Any
 import orjson
 
 from app.bots.directory import Directory
-from app.core import clock, errors, logs, masking, metrics
+from app.core import clock, errors, logs, masking, metrics, tracing
+from app.core.tracing import Carried
 from app.webhooks import retries, signatures, urls
-from app.webhooks.client import Client
+from app.webhooks.client import Answer, Client
 from app.webhooks.deliveries import AT_ONCE, Attempt, Deliveries, Hook, Outcome
 from app.webhooks.urls import Url
 
 Told = Callable[[str, str], dict[str, Any]]
 """Returns what is told of a task, by its bot and reference; raises `NotFound` where it is gone."""
+Placed = Callable[[str], Carried]
+"""Returns where a task stands in a trace, by its reference."""
 
 _RESULTS = {"pending": "retried"}
 _log = logs.get(__name__)
@@ -48,11 +51,13 @@ class Courier:
     """
 
     def __init__(
-        self, deliveries: Deliveries, directory: Directory, told: Told, client: Client, *, most_at_once: int
-    ) -> None:
+        self, deliveries: Deliveries, directory: Directory, told: Told, client: Client, *, most_at_once: int,
+        placed: Placed = lambda _: {},
+    ) -> None:  # fmt: skip
         self.deliveries = deliveries
         self._directory = directory
         self._told = told
+        self._placed = placed
         self._client = client
         self._room = threading.BoundedSemaphore(most_at_once)
         self._share = max(1, min(AT_ONCE, most_at_once // 2))
@@ -115,11 +120,27 @@ class Courier:
         gauge.inc()
         try:
             signed = headers(attempt.hook.id, int(time.time()), message, secrets)
-            answer = self._client.post(receiver, message, signed)
+            answer = self._post(attempt, receiver, message, signed)
         finally:
             gauge.dec()
         metrics.webhook_attempt_seconds.observe(answer.took_ms / 1000)
         return retries.outcome(answer, attempt.number)
+
+    def _post(self, attempt: Attempt, receiver: Url, message: bytes, signed: dict[str, str]) -> Answer:
+        """Post, in the trace of the task that the message tells of; its receiver may go on with that by `traceparent`."""
+        place = {} if attempt.hook.payload else self._placed(attempt.hook.ref)
+        facts = {
+            "http.request.method": "POST", "server.address": receiver.host, "repliq.attempt": attempt.number,
+            "repliq.task_id": f"task_{attempt.hook.ref}",
+        }  # fmt: skip
+        with tracing.span("webhook.deliver", "client", facts, parent=place) as span:
+            sent = tracing.carried() or place
+            header = {"traceparent": sent["traceparent"]} if sent else {}
+            answer = self._client.post(receiver, message, signed | header)
+            span.set("http.response.status_code", answer.status or None)
+            if not 200 <= answer.status < 300:
+                span.fail(str(answer.status or "not_reached"))
+            return answer
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         state = self.deliveries.settle(attempt, outcome)

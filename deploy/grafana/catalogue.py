@@ -64,13 +64,15 @@ OVERVIEW = Dashboard(
                   alarm=0, low_is_bad=True, width=12),
         )),
         Row("Which part", (
-            Panel("Scraped", "Each process of the API that Prometheus asks.",
-                  (('up{job="repliq-api"}', "{{instance}}"),), "short", "stat", 1, True, 8, 5,
+            Panel("Scraped", "Each process that Prometheus asks.",
+                  (('up{job=~"repliq-.*"}', "{{job}} {{instance}}"),), "short", "stat", 1, True, 6, 5,
                   ((0, "away"), (1, "there"))),
+            Panel("Workers", "That have shown themselves in Redis within ten seconds.",
+                  (("max(workers_live)", "workers"),), "short", "stat", 1, True, 6, 5),
             Panel("Breakers", "The worst of a provider's models.",
-                  (("repliq:llm_circuit_state:max", "{{provider}}"),), "short", "stat", 1, False, 8, 5, _BREAKERS),
+                  (("repliq:llm_circuit_state:max", "{{provider}}"),), "short", "stat", 1, False, 6, 5, _BREAKERS),
             Panel("Up since", "When the oldest process of the API began.",
-                  (("1000 * min(dialog_service_start_time_seconds)", "began"),), "dateTimeFromNow", "stat", None, False, 8, 5),
+                  (("1000 * min(dialog_service_start_time_seconds)", "began"),), "dateTimeFromNow", "stat", None, False, 6, 5),
         )),
     ),
 )  # fmt: skip
@@ -177,7 +179,7 @@ DIALOGS = Dashboard(
             Panel("Answers looked for in the cache", "Found, and not.",
                   ((_rate("chat_cache_requests_total", "result"), "{{result}}"),), "ops"),
         )),
-        Row("Processes of the API", (
+        Row("Processes", (
             Panel("Memory", "Of the process that told.", (("process_resident_memory_bytes", "{{job}} {{instance}}"),), "bytes"),
             Panel("CPU", "Of the process that told; 1 is a core.",
                   (("rate(process_cpu_seconds_total[$__rate_interval])", "{{job}} {{instance}}"),)),

@@ -1,5 +1,7 @@
 """Dialogs of their own: summaries, the rest of a dialog that left Redis in good order, and lists by recency."""
 
+# locks: dialogs are written behind, so that what comes meanwhile waits in the outboxes, and no caller does.
+
 from __future__ import annotations
 
 import sqlalchemy as sa

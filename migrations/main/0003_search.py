@@ -1,5 +1,7 @@
 """Full-text search in dialog messages: the words of each, and an index of them."""
 
+# locks: messages are written behind, so that what comes meanwhile waits in the outboxes, and no caller does.
+
 from __future__ import annotations
 
 import sqlalchemy as sa

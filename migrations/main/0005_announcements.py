@@ -1,5 +1,7 @@
 """Events that are on their way to analytics; what of a request's tokens has a price of its own; the failed ones at hand."""
 
+# locks: the history is written behind, so that what comes meanwhile waits in the outboxes, and no caller does.
+
 from __future__ import annotations
 
 import sqlalchemy as sa

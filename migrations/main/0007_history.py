@@ -1,5 +1,8 @@
 """What the reads of the history need: its indexes; what retention leaves of a user's months; up to which day a bot's rows are gone."""
 
+# locks: the history is written behind, so that what comes meanwhile waits in the outboxes, and no caller does.
+# contract: the same columns are unique as before, in another order, by which ON CONFLICT finds them as well.
+
 from __future__ import annotations
 
 import sqlalchemy as sa

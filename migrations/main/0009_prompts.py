@@ -1,5 +1,7 @@
 """Named prompts with versions, their experiments, which of them a request had, and what users thought of answers."""
 
+# locks: the history is written behind, so that what comes meanwhile waits in the outboxes, and no caller does.
+
 from __future__ import annotations
 
 import sqlalchemy as sa

@@ -101,7 +101,7 @@ def test_a_stream_that_falls_silent_ends_with_its_tasks_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(Broken) as caught:
             slow(Target(Provider("p", simulator.base_url, "sk-fake"), "sim:stall=2"), 20, Lane())
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert isinstance(caught.value.error, errors.DeadlineExceeded)
     assert caught.value.outcome == "ignored"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +170,30 @@ def test_end_to_end_a_step_that_fails_is_named(command: Command) -> None:
     done = command("doctor", "--e2e", env={"API_KEYS": "rq_a-key-of-nobody-at-all"})
     assert done.returncode == 1
     assert "The answer of POST /v1/chat/send: the API answered 401 invalid_api_key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("total_mib", "free_mib", "elsewhere", "level"),
+    [
+        (100_000, 100, True, "problem"),
+        (100_000, 1_000, True, "warning"),
+        (100_000, 90_000, False, "ok"),
+        (16, 16, True, "ok"),  # a container's, as docker-compose.yml and the manifests make it
+        (16, 0.5, True, "problem"),
+        (16, 16, False, "problem"),  # the databases would lie there
+    ],
+)
+def test_a_folder_that_is_small_on_purpose_is_no_problem(
+    monkeypatch: pytest.MonkeyPatch, total_mib: float, free_mib: float, elsewhere: bool, level: str
+) -> None:
+    usage = SimpleNamespace(total=int(total_mib * 2**20), free=int(free_mib * 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    servers_ = {"redis_url": "redis://h", "database_url": "postgresql:///x"} if elsewhere else {}
+    (finding,) = environment.disk(settings.load(servers_))
+    assert finding.level == level
+
+
+def test_production_is_not_told_of_a_password_that_is_another_processs() -> None:
+    """Flower refuses to start without; the API's container, in which the doctor is run, is not given it."""
+    given = settings.load({"environment": "production", "secret_key": "x" * 40, "metrics_token": "x"})
+    assert "FLOWER_BASIC_AUTH" not in str(list(environment.production(given)))

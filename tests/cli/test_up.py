@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -12,56 +11,12 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 
-from tests import servers
+from tests.cli.conftest import Start
 from tests.cli.test_supervisor import Run, gone, until
-from tests.stack import free_port
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def tmp() -> Iterator[Path]:
-    path = servers.folder()
-    yield path
-    servers.remove(path)
-
-
-@pytest.fixture
-def start(tmp: Path) -> Iterator[Start]:
-    """Return a function that runs `up` on `tmp/var` and waits until it is ready or has ended."""
-    started: list[subprocess.Popen[str]] = []
-    port = free_port()
-
-    def run(**facts: Any) -> Run:
-        plan = {
-            "host": "127.0.0.1", "port": port, "data_dir": str(tmp / "var"), "database_url": "", "redis_url": "",
-            "simulated": False, "secret_key": "", "api_keys": [], "workers": 2, "flower": False, "flower_port": 5555,
-            "verbose": False, **facts,
-        }  # fmt: skip
-        output = tmp / f"terminal-{len(started)}"
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.cli.standins", "up", json.dumps(plan)],
-                env={**os.environ, "STAND_IN_PORT": str(port)}, stdout=file, stderr=file, text=True,
-            )  # fmt: skip
-        started.append(process)
-        until(lambda: "Try it:" in output.read_text() or process.poll() is not None, timeout=90)
-        return Run(process, output)
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            tree = psutil.Process(process.pid).children(recursive=True)
-            process.terminate()
-            process.wait(60)
-            until(lambda tree=tree: gone(tree))
 
 
 def left(data: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,8 @@ import orjson
 import pytest
 import structlog
 
-from app.core import logs, settings
+from app.core import logs, server_log, settings
+from tests.stack import ROOT
 
 MAIL, PHONE, KEY = "anna@example.com", "+380501234567", "sk-visiblyfake0123456789"
 TOLD = f"{MAIL} {PHONE} {KEY} 8.8.8.8"
@@ -119,3 +121,64 @@ def test_masking_costs_microseconds_a_line() -> None:
         each_us = (time.perf_counter() - started) * 1_000
         print(f"\na line {name}: {each_us:.0f} µs")
         assert each_us < 5_000
+
+
+def test_what_is_logged_where_our_logging_is_not_is_one_json_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("of two\nlines")
+    except ValueError:
+        record = logging.LogRecord(
+            "_granian", logging.ERROR, "", 0, "Unexpected %s", ("exit\nof a worker",), sys.exc_info()
+        )
+    line = server_log.Line().format(record)
+    found = orjson.loads(line)
+    assert "\n" not in line
+    assert (found["event"], found["level"], found["logger"]) == ("Unexpected exit\nof a worker", "error", "_granian")
+    assert found["exception"].endswith("ValueError: of two\nlines")
+    assert found["timestamp"].endswith("Z")
+    server_log.say("worker: Warm shutdown", sys.stdout)
+    assert orjson.loads(capfd.readouterr().err)["event"] == "worker: Warm shutdown"
+
+
+def test_the_web_server_loads_its_form_of_a_line_and_nothing_else_of_ours() -> None:
+    code = (
+        "import json, logging, sys\nfrom granian.log import LogLevels, configure_logging\nbefore = set(sys.modules)\n"
+        f"configure_logging(LogLevels.warning, json.load(open({str(server_log.CONFIG)!r})))\n"
+        "logging.getLogger('_granian').error('told')\n"
+        "print(sorted(name for name in set(sys.modules) - before if not name.startswith(('json', 'logging', 'datetime', '_'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    told, loaded = done.stdout.splitlines()
+    assert orjson.loads(told)["event"] == "told"
+    assert loaded == "['app', 'app.core', 'app.core.server_log']"
+
+
+def test_what_json_cannot_hold_costs_no_line_and_shows_no_secret(
+    lines: Lines, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = structlog.get_logger("test")
+    log.warning("half", reason=f"\ud800 {TOLD}")  # as a provider's `"\ud800"` is read
+    log.warning("large", of={"size": 2**70, "by": TOLD})
+    written = lines()
+    assert len(written) == 2
+    assert clean(written)
+    assert [word in line for word, line in zip(("half", "large"), written, strict=True)] == [True, True]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_line_that_cannot_be_written_is_told_of_without_what_was_in_it(
+    lines: Lines, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError(KEY)
+
+        __repr__ = __str__
+
+    handler = logging.getLogger().handlers[0]  # ours alone: the tests' own handlers would raise
+    handler.handle(logging.LogRecord("test", logging.ERROR, "", 0, "%s of %s", (TOLD, Broken()), None))
+    assert not lines()
+    (told,) = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert (told["event"], told["level"], told["logger"]) == ("not_logged", "error", "test")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import alembic.script
 import psycopg2
@@ -24,6 +28,7 @@ import app.webhooks.models  # noqa: F401
 from app.core import errors
 from app.core.database import migrate
 from app.core.database.base import AnalyticsBase, Base
+from tests.stack import eventually
 
 HISTORIES = pytest.mark.parametrize("history", ["main", "analytics"])
 
@@ -89,6 +94,119 @@ def test_a_database_ahead_of_the_code_is_left_alone(database_url: str) -> None:
         cursor.execute(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
     connection.close()
     assert not migrate.upgrade(database_url)
+
+
+def test_what_is_behind_does_not_suit_and_what_is_ahead_does(empty_database_url: str) -> None:
+    """The code alone was rolled back: it must be found ready, or no roll-back would ever end."""
+    assert not migrate.suits(empty_database_url)
+    migrate.upgrade(empty_database_url, "0007")
+    assert not migrate.suits(empty_database_url)
+    migrate.upgrade(empty_database_url)
+    assert migrate.suits(empty_database_url)
+    with contextlib.closing(_connect(empty_database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
+    assert migrate.suits(empty_database_url)
+
+
+def test_a_table_that_somebody_holds_is_asked_for_again_and_readers_get_past(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration wants `bots`, which a long transaction reads: who reads after it waits for the migration's patience, and no longer."""
+    monkeypatch.setattr(migrate, "LOCK_WAIT_S", 1)
+    monkeypatch.setattr(migrate, "PAUSE_S", 0.5)
+    migrate.upgrade(empty_database_url, "0007")
+    with contextlib.closing(_connect(empty_database_url)) as long, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        _read_bots(long)
+        upgrading = pool.submit(migrate.upgrade, empty_database_url)
+        with contextlib.closing(_connect(empty_database_url)) as reader:
+            eventually(lambda: _waits_for_bots(reader), 60, every_s=0.01)
+            _read_bots(reader)  # it queues behind the migration, which gives up
+            reader.rollback()
+        assert not upgrading.done()
+        long.rollback()
+        assert upgrading.result(120)
+    assert migrate.is_at_head(empty_database_url)
+
+
+def test_a_table_that_is_never_let_go_is_said_so(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_WAIT_S", 1)
+    monkeypatch.setattr(migrate, "PAUSE_S", 0.0)
+    migrate.upgrade(empty_database_url, "0007")
+    with contextlib.closing(_connect(empty_database_url)) as long:
+        _read_bots(long)
+        with pytest.raises(errors.Unavailable, match="pg_stat_activity"):
+            migrate.upgrade(empty_database_url)
+    assert migrate.current(empty_database_url) == "0007"
+    assert migrate.upgrade(empty_database_url)
+
+
+def test_an_index_made_beside_writers_waits_for_no_process_that_waits_to_migrate(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """CREATE INDEX CONCURRENTLY waits for every statement that began before it, and one that waited for our lock would wait for it."""
+    _with_more(monkeypatch, tmp_path, "SELECT pg_sleep(2)", "CREATE INDEX CONCURRENTLY ix_late ON bots (name)")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: migrate.upgrade(empty_database_url), range(2))) == [True, True]
+    assert migrate.current(empty_database_url) == "9999"
+
+
+def test_a_migration_that_waits_for_longer_does_so_alone(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _with_more(
+        monkeypatch, tmp_path, "CREATE TABLE seen AS SELECT current_setting('lock_timeout') AS bound", "SELECT 1"
+    )
+    migrate.upgrade(empty_database_url)
+    with contextlib.closing(_connect(empty_database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT bound FROM seen")
+        assert cursor.fetchone() == (f"{migrate.LOCK_WAIT_S}s",)
+
+
+_MORE = """
+from alembic import op
+
+revision, down_revision = "{number}", "{before}"
+
+
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        op.execute("{aside}")
+"""
+
+
+def _with_more(monkeypatch: pytest.MonkeyPatch, folder: Path, statement: str, aside: str) -> None:
+    """Let there be two migrations more, one with a statement aside, without a bound of its waiting, and one with a plain statement.
+
+    The statement comes first where the one aside is to find others who wait.
+    """
+    copied = Path(shutil.copytree(migrate.FOLDER, folder / "migrations", ignore=shutil.ignore_patterns("__pycache__")))
+    head = migrate.head()
+    plain = f'from alembic import op\n\nrevision, down_revision = "{{}}", "{{}}"\n\n\ndef upgrade():\n    op.execute("{statement}")\n'
+    first, last = (plain, _MORE) if "sleep" in statement else (_MORE, plain)
+    for text, name, number, before in ((first, "first", "9998", head), (last, "last", "9999", "9998")):
+        filled = (
+            text.format(number, before) if text is plain else text.format(number=number, before=before, aside=aside)
+        )
+        (copied / "main" / f"{number}_{name}.py").write_text(filled)
+    monkeypatch.setattr(migrate, "FOLDER", copied)
+
+
+def _connect(url: str) -> Any:
+    return psycopg2.connect(url.replace("+psycopg2", ""))
+
+
+def _read_bots(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM bots")
+
+
+def _waits_for_bots(connection: Any) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'bots'::regclass")
+        found = cursor.fetchone()[0]
+    connection.rollback()
+    return bool(found)
 
 
 def test_looking_does_not_import_alembic(database_url: str) -> None:

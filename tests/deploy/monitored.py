@@ -19,12 +19,40 @@ import pytest
 import yaml
 
 from app.cli import tether
-from tests.stack import eventually, free_port
+from tests.stack import Stack, eventually, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 ALERTMANAGER = ROOT / "deploy" / "alertmanager"
+JOBS = ("repliq-api", "repliq-worker")
+
+NOBODY_TELLS = {"probe_ssl_earliest_cert_expiry": "no blackbox exporter in the test"}
+PROVIDERS = """
+[providers.gone]
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+api_key = "sk-fake-gone"
+prices_as = "openai"
+
+[providers.spare]
+kind = "openai"
+base_url = "{spare}"
+api_key = "sk-fake-spare"
+prices_as = "openai"
+
+[models.fast]
+chain = ["gone/gpt-4o-mini", "spare/gpt-4o-mini"]
+
+[models.plain]
+chain = ["spare/gpt-4o-mini"]
+
+[models.lonely]
+chain = ["gone/gpt-4o-mini"]
+
+[models.unpriced]
+chain = ["spare/sim"]
+"""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LABELS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)")
@@ -62,6 +90,12 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
+def all_queries() -> dict[str, str]:
+    """Return the queries of all panels and rules by where they are."""
+    ruled = {f"rule {rule.get('alert') or rule['record']}": rule["expr"] for rule in rules()}
+    return {**panel_queries(), **ruled}
+
+
 def names(query: str) -> set[str]:
     """Return the metrics that a query names."""
     text = _LABELS.sub(" ", _STRING.sub('""', query))
@@ -82,6 +116,11 @@ def selectors(query: str) -> set[str]:
     return {re.sub(r"@(\d+)@", lambda at: kept[int(at[1])], one) for one in found}
 
 
+def has_values(found: list[dict[str, Any]]) -> bool:
+    """Whether a picture would show anything; what is not a number it does not."""
+    return any(series["value"][1] != "NaN" for series in found)
+
+
 def needs(binary: str) -> str:
     """Return the path of a program, or skip; where REQUIRE_PROMETHEUS says that it must be there, fail."""
     path = shutil.which(binary)
@@ -94,12 +133,12 @@ def needs(binary: str) -> str:
 
 
 class Prometheus:
-    """One real Prometheus that asks one address every half second, with our rules, their waits taken away.
+    """One real Prometheus that asks some addresses every second, with our rules, their waits taken away.
 
-    It takes seconds to start, so it may do that before there is an address: `watch` gives it.
+    It takes seconds to start, so it may do that before there is an address: `watch` gives them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, token: str = "") -> None:
         self._binary = needs("prometheus")
         self._folder = folder
         self._port = free_port()
@@ -113,14 +152,15 @@ class Prometheus:
                     rule.pop("for", None)
             (rules_folder / path.name).write_text(yaml.safe_dump(read))
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
+        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         del config["alerting"]
-        # Our own job, told of its address by a file rather than by DNS.
-        job = next(job for job in config["scrape_configs"] if job["job_name"] == "repliq-api")
-        del job["dns_sd_configs"], job["authorization"]
-        self._targets = folder / "targets.yml"
-        job["file_sd_configs"] = [{"files": [str(self._targets)]}]
-        config["scrape_configs"] = [job]
+        # Our own jobs, told of their addresses by files rather than by DNS.
+        config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] in JOBS]
+        for job in config["scrape_configs"]:
+            del job["dns_sd_configs"]
+            job["authorization"]["credentials_file"] = str(folder / "token")
+            job["file_sd_configs"] = [{"files": [str(self._targets(job["job_name"]))]}]
+        (folder / "token").write_text(token)
         self._config = folder / "prometheus.yml"
         self._config.write_text(yaml.safe_dump(config))
 
@@ -145,13 +185,16 @@ class Prometheus:
                 self._child.kill()
                 self._child.wait(15)
 
-    def watch(self, target: str) -> None:
-        """Wait until it answers, and has heard from an address."""
+    def _targets(self, job: str) -> Path:
+        return self._folder / f"targets-{job}.yml"
+
+    def watch(self, job: str, *addresses: str) -> None:
+        """Wait until it answers, and has heard from the addresses of a job."""
         made = self._folder / "targets.new"
-        made.write_text(yaml.safe_dump([{"targets": [target]}]))
-        made.rename(self._targets)
+        made.write_text(yaml.safe_dump([{"targets": list(addresses)}]))
+        made.rename(self._targets(job))
         eventually(self._ready, 30)
-        eventually(lambda: self.value('up{job="repliq-api"}') == 1, 30)
+        eventually(lambda: self.value(f'sum(up{{job="{job}"}})') == len(addresses), 60)
 
     def _ready(self) -> bool:
         assert self._child is not None
@@ -187,3 +230,13 @@ class Prometheus:
             return answer.status, answer.read()
         finally:
             connection.close()
+
+
+def work(stack: Stack) -> int:
+    """Do a little of everything; return how many requests that made."""
+    for number in range(5):
+        assert stack.complete(f"question {number}", model="fast")[0] == 200
+    assert stack.call("POST", "/v1/chat/send", {"message": "hello", "user_id": "anna"})[0] == 200
+    assert stack.complete("a stream", model="plain", stream=True)[0] == 200
+    assert stack.complete("no price", model="unpriced")[0] == 200
+    return 8

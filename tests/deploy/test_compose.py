@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,7 +20,7 @@ from app.core import errors
 from app.core.settings import Settings
 from app.core.store import Scripts, Store
 from tests.deploy import commands
-from tests.rules.test_compose import DOCUMENT, OURS, ROOT, SERVICES, TEXT
+from tests.rules.test_compose import DOCUMENT, OURS, ROOT, SERVICES, TEXT, document
 from tests.stack import free_port
 
 SECRETS = DOCUMENT["secrets"]
@@ -93,9 +95,8 @@ def test_our_processes_read_each_of_their_secrets() -> None:
         assert set(mounted(service)) <= set(Settings.model_fields)
     told = {name for service in OURS.values() for name in mounted(service)}
     assert {"metrics_token", "flower_basic_auth", "telegram_bot_token"} <= told
-    assert all("metrics_token" not in mounted(OURS[name]) for name in OURS if name != "api"), (
-        "nobody has more than he needs"
-    )
+    telling = {name for name, service in OURS.items() if name == "api" or "METRICS_PORT" in service["environment"]}
+    assert {name for name in OURS if "metrics_token" in mounted(OURS[name])} == telling, "nobody has more than he needs"
 
 
 def test_every_secret_is_somebodys() -> None:
@@ -110,6 +111,16 @@ def test_no_image_is_the_latest() -> None:
             assert not service["image"].endswith(":latest"), name
 
 
+def test_each_image_can_be_pinned_in_one_place() -> None:
+    """By a variable of its own, which is told of in docs/deployment.md as any other; ours is made from one, too."""
+    images = re.findall(r"^ +image: (\S+)", TEXT, re.MULTILINE)
+    names = [found[1] for image in images if (found := re.fullmatch(r"\$\{([A-Z]+_IMAGE):-.+\}", image))]
+    assert len(names) == len(set(names)) == len(images)
+    pinned = document(dict.fromkeys([*names, "PYTHON_IMAGE"], "mirror.example/it@sha256:0"))
+    assert {service["image"] for service in pinned["services"].values()} == {"mirror.example/it@sha256:0"}
+    assert pinned["services"]["api"]["build"]["args"] == {"PYTHON_IMAGE": "mirror.example/it@sha256:0"}
+
+
 def test_files_that_are_mounted_are_there() -> None:
     """A missing file would be made as an empty folder by Docker."""
     for name, service in SERVICES.items():
@@ -121,8 +132,6 @@ def test_files_that_are_mounted_are_there() -> None:
 
 def test_a_variable_that_compose_offers_is_told_of() -> None:
     """Those that are settings are the README's; the others are docs/deployment.md's."""
-    import re
-
     page = (ROOT / "docs" / "deployment.md").read_text()
     for name in set(re.findall(r"\$\{([A-Z_]+)", TEXT)):
         assert name.lower() in Settings.model_fields or f"`{name}`" in page, name
@@ -133,34 +142,41 @@ def test_filebeat_reads_as_yaml() -> None:
     assert found["filebeat.inputs"][0]["parsers"][1]["ndjson"]["target"] == "repliq"
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start the best Redis there is as the container starts it; yield its address without user and password."""
-    tmp_path = tmp_path_factory.mktemp("guarded")
-    port = free_port()
-    (tmp_path / "password").write_text(PASSWORD + "\n")
-    env = {**os.environ, "ACL_FILE": str(tmp_path / "acl"), "PASSWORD_FILE": str(tmp_path / "password")}
-    words = [
-        str(redis_binaries.choose(None).path),
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        str(tmp_path),
-        "--save",
-        "",
-    ]
+@contextlib.contextmanager
+def _started(folder: Path, port: int) -> Iterator[str]:
+    """Start the best Redis there is as the container starts it; lend its address without user and password."""
+    (folder / "password").write_text(PASSWORD + "\n")
+    env = {**os.environ, "ACL_FILE": str(folder / "acl"), "PASSWORD_FILE": str(folder / "password")}
+    server = str(redis_binaries.choose(None).path)
+    words = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     script = ROOT / "deploy" / "compose" / "start-redis"
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         child = subprocess.Popen(["sh", script, *words, "--appendonly", "yes"], env=env, stdout=log, stderr=log)
     try:
         _wait(f"redis://repliq:{PASSWORD}@127.0.0.1:{port}/0", child)
-        assert PASSWORD not in (tmp_path / "acl").read_text()
         yield f"127.0.0.1:{port}/0"
     finally:
         child.send_signal(signal.SIGTERM)
         child.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("guarded")
+    with _started(folder, free_port()) as address:
+        assert PASSWORD not in (folder / "acl").read_text()
+        yield address
+
+
+def test_what_a_script_wrote_is_there_after_a_restart(tmp_path: Path) -> None:
+    """It lies in the file as a transaction, which Redis reads back as the user `default`."""
+    port = free_port()
+    with _started(tmp_path, port) as address:
+        client = redis.Redis.from_url(f"redis://repliq:{PASSWORD}@{address}")
+        client.eval("redis.call('SET', KEYS[1], 'x') redis.call('HSET', KEYS[2], 'a', 'b')", 2, "{k}1", "{k}2")
+    with _started(tmp_path, port) as address:
+        client = redis.Redis.from_url(f"redis://repliq:{PASSWORD}@{address}")
+        assert (client.get("{k}1"), client.hgetall("{k}2")) == (b"x", {b"a": b"b"})
 
 
 def _wait(url: str, child: subprocess.Popen[bytes]) -> None:

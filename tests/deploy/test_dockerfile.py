@@ -47,6 +47,12 @@ def test_what_builds_stays_behind() -> None:
     assert "apt-get" not in stages[-1]
 
 
+def test_both_stages_are_of_the_python_that_is_asked_for() -> None:
+    lines = FILE.read_text().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("FROM ")] == ["${PYTHON_IMAGE}"] * 2
+    assert "ARG PYTHON_IMAGE=python:3.13-slim" in lines
+
+
 def test_the_default_command_is_one() -> None:
     assert 'CMD ["api"]' in FILE.read_text()
     assert "api" in _COMMANDS

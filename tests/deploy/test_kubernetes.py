@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
 from app.core.settings import Settings
-from tests.deploy import commands
+from tests.deploy import commands, keda
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -30,13 +31,16 @@ FILES = sorted(
     path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml" and "secrets" not in path.parts
 )
 MANIFESTS = [(path, document) for path in FILES for document in read(path)]
-PODS = {
-    f"{document['kind']}/{document['metadata']['name']}": document["spec"]["template"]["spec"]
+TEMPLATES = {
+    f"{document['kind']}/{document['metadata']['name']}": document["spec"].get("jobTemplate", document)["spec"][
+        "template"
+    ]
     for _, document in MANIFESTS
-    if document["kind"] in ("Deployment", "StatefulSet", "Job")
+    if document["kind"] in ("Deployment", "StatefulSet", "Job", "CronJob")
 }
+PODS = {name: template["spec"] for name, template in TEMPLATES.items()}
 OURS = {name: pod for name, pod in PODS.items() if pod["containers"][0]["image"] == "repliq"}
-SERVING = sorted(name for name in PODS if not name.startswith("Job/"))
+SERVING = sorted(name for name in PODS if not name.startswith(("Job/", "CronJob/")))
 KUSTOMIZATIONS = sorted(FOLDER.rglob("kustomization.yaml"))
 
 
@@ -177,11 +181,7 @@ def test_whoever_holds_requests_has_time_to_end_them() -> None:
 
 def test_what_selects_finds_its_pods() -> None:
     """Services, disruption budgets and scalers name pods and deployments that there are."""
-    labels = {
-        document["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
-        for _, document in MANIFESTS
-        if "template" in document.get("spec", {})
-    }
+    labels = {template["metadata"]["labels"]["app.kubernetes.io/name"] for template in TEMPLATES.values()}
     for path, document in MANIFESTS:
         spec = document.get("spec", {})
         if document["kind"] == "Service":
@@ -226,6 +226,38 @@ def _holds(block: dict[str, Any], address: Any) -> bool:
         return network.version == address.version and address in network
 
     return within(block["cidr"]) and not any(within(text) for text in block.get("except", []))
+
+
+SCALED = [document for _, document in MANIFESTS if document["kind"] == "ScaledObject"]
+
+
+@pytest.mark.parametrize("name", [document["metadata"]["name"] for document in SCALED])
+def test_a_scaler_of_keda_fits_what_keda_documents(name: str) -> None:
+    (document,) = (each for each in SCALED if each["metadata"]["name"] == name)
+    keda.validate(document, VERSION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"maxReplicas": 5},
+        {"minReplicaCount": 50},
+        {"fallback": {"failureThreshold": 3}},
+        {"triggers": [{"type": "prometheus", "metadata": {"serverAddress": "http://p", "query": "x", "threshold": 5}}]},
+        {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleUp": {"policies": [{"type": "Percent"}]}}}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_check_of_scalers_can_fail(change: dict[str, Any]) -> None:
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        keda.validate({**SCALED[0], "spec": {**SCALED[0]["spec"], **change}}, VERSION)
+
+
+def test_prometheus_away_takes_no_worker_away() -> None:
+    """A fallback to a number would take the peak's workers away just when nobody sees it."""
+    for document in SCALED:
+        given = document["spec"].get("fallback")
+        assert given is None or given["behavior"] == "currentReplicasIfHigher"
 
 
 def test_every_scaler_of_keda_asks_prometheus_for_a_metric_that_there_is() -> None:

@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -84,10 +85,9 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
 class Front:
     """A running nginx."""
 
-    def __init__(self, port: int, plain_port: int, upstream: http.server.ThreadingHTTPServer) -> None:
+    def __init__(self, port: int, plain_port: int) -> None:
         self.port = port
         self.plain_port = plain_port
-        self.upstream = upstream
 
     def open(self) -> http.client.HTTPSConnection:
         context = ssl.create_default_context()
@@ -104,14 +104,41 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+def upstream() -> Iterator[http.server.ThreadingHTTPServer]:
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Upstream)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture(scope="module")
+def front(upstream: http.server.ThreadingHTTPServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with _running(tmp_path_factory.mktemp("nginx"), [upstream.server_port]) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _running(folder: Path, upstreams: list[int]) -> Iterator[Front]:
+    """Start nginx with the files as they are, but for ports and folders, before these ports of the API."""
     if NGINX is None:
         assert os.environ.get("REQUIRE_NGINX") != "true", "nginx is not there"
         pytest.skip("nginx is not there")
-    folder = tmp_path_factory.mktemp("nginx")
-    upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Upstream)
-    threading.Thread(target=upstream.serve_forever, daemon=True).start()
     port, plain_port = free_port(), free_port()
+    _configure(folder, port, plain_port, upstreams)
+    child = subprocess.Popen(
+        [NGINX, "-c", folder / "nginx.conf", "-g", "daemon off;"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: child.poll() is not None or _listens(port), 10)
+        assert child.poll() is None, "see nginx -t"
+        yield Front(port, plain_port)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(timeout=20)
+
+
+def _configure(folder: Path, port: int, plain_port: int, upstreams: list[int]) -> None:
     _certificate(folder)
     text = (FOLDER / "nginx.conf").read_text()
     for old, new in {
@@ -129,19 +156,9 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     (folder / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + text)
     shutil.copy(FOLDER / "proxy.conf", folder)
     servers = (FOLDER / "upstream.servers.conf").read_text()
-    (folder / "upstream.conf").write_text(servers.replace("127.0.0.1:8000", f"127.0.0.1:{upstream.server_port}"))
-    child = subprocess.Popen(
-        [NGINX, "-c", folder / "nginx.conf", "-g", "daemon off;"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        eventually(lambda: child.poll() is not None or _listens(port), 10)
-        assert child.poll() is None, "see nginx -t"
-        yield Front(port, plain_port, upstream)
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(timeout=20)
-        upstream.shutdown()
-        upstream.server_close()
+    (line,) = [line for line in servers.splitlines() if "127.0.0.1:8000" in line]
+    lines = "\n".join(line.replace("8000", str(number)) for number in upstreams)
+    (folder / "upstream.conf").write_text(servers.replace(line, lines))
 
 
 def _certificate(folder: Path) -> None:
@@ -262,4 +279,29 @@ def test_an_api_that_is_away_is_told_as_a_503_of_ours(front: Front) -> None:
     status, headers, body = front.ask("GET", "/gone")
     assert (status, headers["Content-Type"]) == (503, "application/problem+json")
     assert headers["Retry-After"]
+    assert headers["Strict-Transport-Security"], "a location with a header of its own has none of the server's"
     assert json.loads(body)["error"]["code"] == "unavailable"
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[int]:
+    """Lend a port that answers no connection at all, as the address of a container that is gone."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):  # more than it keeps for whoever would accept them
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses")
+@pytest.mark.parametrize("body", [None, b"{}"], ids=["read", "post"])
+def test_a_request_that_falls_to_a_container_that_is_gone_is_answered_by_another(
+    upstream: http.server.ThreadingHTTPServer, tmp_path: Path, body: bytes | None
+) -> None:
+    with _silent() as gone, _running(tmp_path, [gone, upstream.server_port]) as front:
+        statuses = [front.ask("POST" if body else "GET", "/headers", body)[0] for _ in range(3)]
+    assert statuses == [200, 200, 200]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Iterator
 
 import openai
@@ -97,3 +99,23 @@ def test_models(sdk: openai.OpenAI) -> None:
     names = [model.id for model in sdk.models.list()]
     assert "sim" in names
     assert sdk.models.retrieve(names[0]).id == names[0]
+
+
+def test_a_stream_whose_first_token_is_long_in_coming_begins_before_it(stack: Stack, sdk: openai.OpenAI) -> None:
+    """After ten seconds the response begins, and comments keep it alive, lest a proxy should take us for dead; the SDK passes over them.
+
+    Until then an error has a status of its own."""
+    slow = {"model": "sim:delay=11500", "messages": HELLO, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=90)
+    connection.request("POST", "/v1/chat/completions", json.dumps(slow), {"Authorization": f"Bearer {KEY}", **JSON})
+    chunks = list(sdk.chat.completions.create(**slow))  # type: ignore[call-overload]
+    assert "You said" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    response = connection.getresponse()
+    assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+    text = response.read().decode()
+    connection.close()
+    assert text.startswith(": keep-alive\n\n")
+    assert text.endswith("data: [DONE]\n\n")
+
+
+JSON = {"Content-Type": "application/json"}

@@ -27,6 +27,8 @@ FOREIGN = "somebody-elses"
 class TwoDatabases(Stack):
     """A stack whose analytics live in a database of their own."""
 
+    begins_empty = True
+
     def migrate(self) -> None:
         with self.sql() as cursor:
             cursor.execute("CREATE DATABASE analytics")

@@ -1,11 +1,16 @@
-"""A day's limit is exact: however many processes ask at once, and whatever became of Redis, exactly so many are let in."""
+"""A day's limit is exact: however many processes ask at once, and whatever became of Redis, exactly so many are let in.
+
+The stack has two API processes, so that what they must agree on is tried here, too: a key that is revoked.
+"""
 
 from __future__ import annotations
 
 import collections
+import http.client
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.faults import burst, invariants
@@ -71,3 +76,39 @@ def test_what_failed_or_was_cancelled_before_it_ran_gives_its_place_back(stack: 
     assert [ended[task]["status"] for task in failing] == ["failed"] * 3
     assert _used(stack, "failing") == 0
     assert _used(stack, "slow") == 4
+
+
+def test_a_second_after_its_revocation_no_api_process_takes_a_key(stack: Stack) -> None:
+    """Each connection stays with the process that took it, and each process has used the key: it is in the memory of both."""
+    bot = stack.call("GET", "/v1/bots")[2]["data"][0]["id"]
+    made = stack.call("POST", f"/v1/bots/{bot}/keys", {"name": "to be revoked", "scopes": ["chat"]})[2]
+    links: list[http.client.HTTPConnection] = []
+    try:
+        while len(_with_connections(stack)) < 2:
+            assert len(links) < 60, "all connections went to one process"
+            links.append(http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30))
+            assert _status(links[-1], made["key"]) == 200
+        assert stack.call("DELETE", f"/v1/bots/{bot}/keys/{made['id']}")[0] == 204
+        time.sleep(1)
+        assert [_status(link, made["key"]) for link in links] == [401] * len(links)
+    finally:
+        for link in links:
+            link.close()
+
+
+def _status(link: http.client.HTTPConnection, key: str) -> int:
+    link.request("GET", "/v1/tasks", headers={"Authorization": f"Bearer {key}"})
+    response = link.getresponse()
+    response.read()
+    return response.status
+
+
+def _with_connections(stack: Stack) -> set[int]:
+    """Return the API's processes that have a connection of a client's."""
+    processes = psutil.Process(stack.api.pid).children(recursive=True)
+    return {
+        process.pid
+        for process in processes
+        for found in process.net_connections("tcp")
+        if found.status == psutil.CONN_ESTABLISHED and found.laddr.port == stack.port
+    }

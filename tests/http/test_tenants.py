@@ -63,6 +63,7 @@ HARMLESS = {
     "open",
     "prompt",
     "variant",
+    "action",
 }
 
 
@@ -289,6 +290,10 @@ def queries(operation: dict[str, Any], name: str, path: str, tenant: Tenant) -> 
             yield words | {member: "user"}
         elif member == "model":
             yield words | {member: tenant.ids["model"][0]}
+        elif member == "bot_id":
+            yield words | {member: tenant.bot}
+        elif member == "target":
+            yield words | {member: f"bot:{tenant.bot}"}
         elif member == "cursor":
             found = tenant.client.get(path, query_string=words | {"limit": 1})
             cursor = found.json.get("next_cursor") if found.status_code == 200 else None
@@ -447,7 +452,7 @@ def test_the_tenant_itself_is_shown_all_of_it(here: Runtime) -> None:
                 if MARK in answer.text:
                     shown.add(call.name)
     assert shown >= {
-        "GET /bots", "GET /bots/{bot_id}", "GET /bots/{bot_id}/keys", "GET /users", "GET /users/{user_id}", "GET /dialogs",
+        "GET /audit", "GET /bots", "GET /bots/{bot_id}", "GET /bots/{bot_id}/keys", "GET /users", "GET /users/{user_id}", "GET /dialogs",
         "GET /dialogs/{dialog}", "GET /dialogs/{dialog}/messages", "GET /dialogs/{dialog}/context", "GET /dialogs/export",
         "GET /answers", "GET /answers/{answer_id}", "GET /prompts/{name}", "GET /prompts/{name}/versions",
         "GET /prompts/{name}/versions/{version}",

@@ -88,6 +88,8 @@ def through_tasks(desk: Desk) -> None:
     day = clock.local_day("UTC", clock.now_ms() + scripts.shift_ms)
     names = [profile, *keys.of_day(SHARD, BOT, "u1", day.date.strftime("%Y%m%d"))]
     assert scripts.run("limits/peek", names, ["", day.starts_ms, day.ends_ms]) == [1, 2, b""]
+    assert scripts.run("limits/mend_day", names[1:], [2, first]) == [0]
+    assert scripts.run("limits/mend_day", names[1:], [3, first]) == [1]
     assert ledger.sweep(SHARD, 900, -2) is not None
     ledger.events.emit([events.new(BOT, events.PROVIDER, events.CIRCUIT_CLOSED, properties={"provider": "openai"})])
     for stream in ("history", "events", "publish"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,34 @@ def test_every_command_has_its_module() -> None:
 def test_no_file_names_a_package_host() -> None:
     for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml", "Makefile"):
         assert not re.search(r"https?://|--index-url|--find-links", (ROOT / name).read_text()), name
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """Else it depends on which of them is imported first, and a command may be the one that does it the wrong way round."""
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for folder in ("app", "tasks")
+        for file in (ROOT / folder).rglob("*.py")
+    }
+    graph = {name: {found for found in _imported(ast.parse(file.read_text()).body, files) if found != name}
+             for name, file in files.items()}  # fmt: skip
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(
+        files
+    )  # raises CycleError with those in it
+
+
+def _imported(body: list[ast.stmt], known: Container[str]) -> Iterator[str]:
+    """Yield the modules of ours that are imported when a module is, and not by a function of it later."""
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (name.name for name in statement.names if name.name in known)
+        elif isinstance(statement, ast.ImportFrom):
+            wanted = [(f"{statement.module}.{name.name}", f"{statement.module}") for name in statement.names]
+            yield from (found for pair in wanted if (found := next((one for one in pair if one in known), "")))
+        elif not isinstance(statement, ast.If) or "TYPE_CHECKING" not in ast.unparse(statement.test):
+            for part in ("body", "orelse", "finalbody", "handlers"):
+                if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from _imported(getattr(statement, part, []), known)
 
 
 def _descendants(kind: type[errors.RepliqError]) -> list[type[errors.RepliqError]]:

@@ -34,7 +34,7 @@ def port(postgres_server: servers.Postgres, template: str, redis_server: servers
     env = {
         "PATH": os.environ["PATH"], "HOME": str(folder), "DATABASE_URL": database,
         "REDIS_URL": redis_server.url, "SECRET_KEY": SECRET, "API_KEYS": KEY, "OPENAI_API_KEY": "sk-visibly-fake", "PORT": str(port),
-        "DATA_DIR": str(folder / "var"), "API_PROCESSES": "1", "API_THREADS": "65", "PYTHONDONTWRITEBYTECODE": "1",
+        "DATA_DIR": str(folder / "var"), "API_PROCESSES": "1", "API_THREADS": "65",
     }  # fmt: skip
     stack.callback(servers.remove, folder)
     process = Process("api", ["api"], env, folder / "api.log").start()
@@ -112,11 +112,11 @@ def test_bodies_that_never_come_do_not_take_every_thread(port: int, head: bytes)
         for _ in range(100):
             link = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
             link.sendall(head + b"Content-Length: 1000000\r\n\r\n{")
-        assert eventually(lambda: served(port) is not None, 5) < 5
+        assert eventually(lambda: served(port) is not None, 5) < 0.8 * bodies.MOST_WAIT_S
         time.sleep(bodies.WAIT_S)  # who found no place has his 503
         took = served(port)
         assert took is not None
-        assert took < 2
+        assert took < 0.5 * bodies.MOST_WAIT_S  # the busy machine's share of it included
     assert eventually(lambda: said(port, HEAD + b"Content-Length: 2\r\n\r\n{}").startswith(b"HTTP/1.1 422"), 30)
 
 
@@ -124,6 +124,8 @@ def test_a_huge_head_is_refused(port: int) -> None:
     for head in (b"X-Big: " + b"x" * 1_000_000, b"\r\n".join(b"X-%d: y" % number for number in range(2000))):
         answer = said(port, b"GET /health HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n\r\n")
         assert not answer.startswith(b"HTTP/1.1 200")
+        answer = said(port, HEAD + head + b"\r\nContent-Length: 12\r\n\r\n" + b'{"name":"n"}')  # it would make a bot
+        assert not answer.startswith(b"HTTP/1.1 2")
     answer = said(port, b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
     assert not answer.startswith(b"HTTP/1.1 200")
     assert served(port) is not None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
+import prometheus_client
 import pytest
 from celery import signals
 
@@ -132,3 +133,24 @@ def test_the_default_bot_stays_known_while_the_database_is_away(sessions: Any, m
     assert known() == found
     with pytest.raises(errors.Unavailable):
         DefaultBot(database)()
+
+
+def test_every_task_but_those_that_count_themselves_is_in_the_metrics(durations: Durations) -> None:
+    def figures() -> tuple[float, float, float]:
+        registry = prometheus_client.REGISTRY
+        names = {"task": "dialogs.archive", "status": "success"}
+        return tuple(
+            registry.get_sample_value(name, labels) or 0.0
+            for name, labels in (
+                ("task_duration_seconds_count", names),
+                ("task_duration_seconds_count", {**names, "task": "chat.complete"}),
+                ("task_in_flight", {"queue": "history"}),
+            )
+        )
+
+    before, task = figures(), Task("dialogs.archive")
+    signals.task_prerun.send(sender=task, task_id="1", task=task)
+    assert figures() == (before[0], before[1], before[2] + 1)
+    signals.task_postrun.send(sender=task, task_id="1", task=task, state="SUCCESS")
+    run("chat.complete", ident="2")
+    assert figures() == (before[0] + 1, before[1], before[2])

@@ -58,7 +58,7 @@ def client(server: servers.Redis) -> Iterator[redis.Redis]:
 
 
 def _python(server: servers.Redis, code: str, *arguments: str) -> str:
-    env = {"PATH": "/usr/bin:/bin", "REDIS_URL": server.url, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {"PATH": "/usr/bin:/bin", "REDIS_URL": server.url}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )

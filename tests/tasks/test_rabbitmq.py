@@ -20,6 +20,7 @@ from tests.stack import ROOT, Stack, eventually, free_port
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.faults]
 HOST, PORT = rabbit.HOST, rabbit.PORT
+_QUEUES = ("chat", "history", "analytics", "webhooks", "maintenance")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,39 @@ def test_a_queue_that_nobody_has_declared_holds_nothing(vhost: str) -> None:
     assert json.loads(done.stdout) == {"history": 0, "analytics": 0, "webhooks": 0, "maintenance": 0}
 
 
+@pytest.mark.parametrize("first", ["tasks", "events"])
+def test_tasks_and_events_share_a_virtual_host_whoever_comes_first(first: str) -> None:
+    """As with one RabbitMQ for both, which is what docker-compose.yml offers: neither may find the other's in its way."""
+    code = f"""
+from tasks.app import app
+from tasks.events import topology
+def tasks():
+    with app.connection() as connection:
+        for queue in app.amqp.queues.values():
+            queue(connection.default_channel).declare()
+def events():
+    topology.declare(topology.connect(app.conf.broker_url))
+for declare in {"(tasks, events)" if first == "tasks" else "(events, tasks)"}:
+    declare()
+"""
+    with rabbit.virtual_host() as url:
+        env = {**os.environ, "CELERY_BROKER_URL": url, "REDIS_URL": "redis://127.0.0.1:1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "event_queue_differs" not in done.stdout + done.stderr
+        name = url.rpartition("/")[2]
+        kinds = dict(
+            line.split()
+            for line in rabbit.control("list_exchanges", "-p", name, "name", "type").splitlines()[1:]
+            if "\t" in line and line[0] != "\t"
+        )
+        assert kinds["analytics"] == "topic", "who listens for `analytics.#` would hear nothing"
+        bound = rabbit.control("list_bindings", "-p", name, "source_name", "destination_name")
+        assert {queue for queue in _QUEUES if f"repliq\t{queue}" in bound} == set(_QUEUES)
+
+
 def test_requests_of_every_kind_are_answered_over_rabbitmq(stack: Stack, vhost: str) -> None:
     assert stack.complete(user="u1")[0] == 200
     assert stack.call("POST", "/v1/chat/send", {"telegram_id": 5, "message": "hello"})[0] == 200
@@ -163,7 +197,7 @@ def test_without_the_broker_a_request_is_refused_and_what_was_admitted_ends_when
     relay.open()
     assert (status, body["error"]["code"]) == (503, "unavailable")
     assert int(headers["retry-after"]) >= 1
-    assert took_s < 5
+    assert took_s < 20
     back = time.monotonic()
     eventually(lambda: stack.complete(user="u8")[0] == 200, 60, every_s=0.3)
     print(f"\nrefused after {took_s:.2f} s; answered {time.monotonic() - back:.1f} s after the broker was back")

@@ -53,6 +53,22 @@ def test_what_is_sent_is_signed_with_the_bots_secret(
     assert len(receiver.messages) == 1
 
 
+def test_a_task_of_a_trace_takes_it_along(post: Post, directory: Directory, receiver: Receiver, bot: str) -> None:
+    place = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=1"}
+    places = [place, {}]
+    client = Client(Receivers(allow_private=True))
+    told = {"id": "task_x", "finished_at": None}
+    courier = Courier(
+        post.deliveries, directory, lambda *_: told, client, most_at_once=8, placed=lambda _: places.pop(0)
+    )
+    for _ in range(2):
+        courier.deliver(post.ended(receiver.url(), bot))
+    first, second = (message.headers for message in receiver.messages)
+    assert first["traceparent"] == place["traceparent"]
+    assert "tracestate" not in first
+    assert "traceparent" not in second
+
+
 def test_every_attempt_has_the_same_id(post: Post, courier: Courier, receiver: Receiver, bot: str) -> None:
     receiver.answers(500, 302, 404, 200)
     ref = post.ended(receiver.url(), bot)
@@ -139,7 +155,7 @@ def test_two_workers_with_one_delivery_make_one_call(
 
     def reply(message: object) -> tuple[int, dict[str, str], bytes]:
         here.set()
-        gate.wait(10)
+        gate.wait(60)
         return 200, {}, b""
 
     receiver.reply = reply
@@ -147,11 +163,11 @@ def test_two_workers_with_one_delivery_make_one_call(
     workers = [make_courier(post, directory) for _ in range(4)]
     first = threading.Thread(target=workers[0].deliver, args=(ref,))
     first.start()
-    assert here.wait(10)
+    assert here.wait(60)
     for worker in workers[1:]:
         worker.deliver(ref)
     gate.set()
-    first.join(10)
+    first.join(60)
     assert (receiver.most, len(receiver.messages)) == (1, 1)
     assert post.hook(ref).attempt == 1
 
@@ -163,7 +179,7 @@ def test_a_process_keeps_threads_for_its_other_work(
 
     def reply(message: object) -> tuple[int, dict[str, str], bytes]:
         here.set()
-        gate.wait(10)
+        gate.wait(60)
         return 200, {}, b""
 
     receiver.reply = reply
@@ -171,11 +187,11 @@ def test_a_process_keeps_threads_for_its_other_work(
     held, over = post.ended(receiver.url(), bot), post.ended(receiver.url(), bot)
     first = threading.Thread(target=courier.deliver, args=(held,))
     first.start()
-    assert here.wait(10)
+    assert here.wait(60)
     courier.deliver(over)
     assert (post.hook(over).attempt, post.hook(over).state) == (0, "pending")
     gate.set()
-    first.join(10)
+    first.join(60)
     post.later(20_000)
     courier.deliver(over)
     assert post.hook(over).state == "delivered"

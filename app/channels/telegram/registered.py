@@ -8,7 +8,7 @@ import uuid
 import sqlalchemy
 from sqlalchemy import orm
 
-from app.bots import bootstrap
+from app.bots import audit, bootstrap
 from app.bots.models import Bot
 from app.channels.telegram import client
 from app.channels.telegram.models import TelegramBot
@@ -50,6 +50,7 @@ def add(session: orm.Session, sealer: Sealer, bot: str, token: str, username: st
             markdown=markdown,
         )
     )
+    audit.record(session, "telegram.added", f"telegram_bot:{telegram_id}", bot=owner, username=username)
 
 
 def remove(session: orm.Session, bot: str) -> bool:
@@ -57,6 +58,7 @@ def remove(session: orm.Session, bot: str) -> bool:
     row = session.get(TelegramBot, uuid.UUID(bot))
     if row is None:
         return False
+    audit.record(session, "telegram.removed", f"telegram_bot:{row.telegram_id}", bot=row.bot_id, username=row.username)
     session.delete(row)
     return True
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,21 @@ from app.core import errors
 
 if TYPE_CHECKING:
     import alembic.config
+    import sqlalchemy
 
 FOLDER = Path(__file__).resolve().parents[3] / "migrations"
 VERSION_TABLE = "repliq_version"
 VERSION_TABLES = {"main": VERSION_TABLE, "analytics": "repliq_analytics_version"}
 """By the history's name: `main` is DATABASE_URL's, `analytics` ANALYTICS_DATABASE_URL's. Both may live in one database."""
 _LOCK = 0x7271_0001  # advisory, for the connection
+LOCK_WAIT_S = 4
+PAUSE_S = 3.0
+_TURN_S = 0.2
+_TRIES = 5
+_HELD = (
+    "A migration waited {wait} s for a table that somebody holds, {tries} times. End the long transaction (pg_stat_activity shows it), "
+    "then run `repliq migrate` again; the migrations before this one are done."
+)
 _FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py")
 
 
@@ -48,6 +58,12 @@ def current(url: str, history: str = "main") -> str | None:
 
 def is_at_head(url: str, history: str = "main") -> bool:
     return current(url, history) == head(history)
+
+
+def suits(url: str, history: str = "main") -> bool:
+    """Tell whether the database has all that this code needs: it is at the newest migration, or ahead, since the code was rolled back."""
+    now = current(url, history)
+    return now is not None and now >= head(history)
 
 
 def upgrade(url: str, revision: str = "head", history: str = "main") -> bool:
@@ -95,12 +111,50 @@ def _run(url: str, direction: str, revision: str, history: str) -> bool:
 
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     with translated(), engine.connect() as connection:
-        # The lock is the connection's, not a transaction's: a migration may commit (CREATE INDEX CONCURRENTLY).
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        # The lock is the connection's, not a transaction's: each migration commits.
+        _take_turn(connection)
+        connection.execute(sqlalchemy.text(patience()))
         connection.commit()
-        getattr(alembic.command, direction)(configuration(history, connection=connection), revision)
-        connection.commit()
+        _patiently(
+            connection,
+            lambda: getattr(alembic.command, direction)(configuration(history, connection=connection), revision),
+        )
     return True
+
+
+def patience() -> str:
+    """Return the statement that bounds how long a migration waits for a table."""
+    return f"SET lock_timeout = '{LOCK_WAIT_S}s'"
+
+
+def _take_turn(connection: sqlalchemy.Connection) -> None:
+    """Wait until no other process migrates. In no statement: CREATE INDEX CONCURRENTLY waits for the end of each, ours among them."""
+    import sqlalchemy
+
+    while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
+        connection.rollback()
+        time.sleep(_TURN_S)
+
+
+def _patiently(connection: sqlalchemy.Connection, move: Callable[[], object]) -> None:
+    """Move, and begin again where a table's lock cannot be had: whoever asks for one holds up all who come after him, so he asks briefly.
+
+    Raise `Unavailable` when it cannot be had at all.
+    """
+    from sqlalchemy import exc
+
+    for left in reversed(range(_TRIES)):
+        try:
+            move()
+            connection.commit()
+            return
+        except exc.OperationalError as error:
+            if not isinstance(error.orig, psycopg2.errors.LockNotAvailable):
+                raise
+            connection.rollback()
+            if not left:
+                raise errors.Unavailable(_HELD.format(wait=LOCK_WAIT_S, tries=_TRIES)) from error
+        time.sleep(PAUSE_S)
 
 
 @contextlib.contextmanager

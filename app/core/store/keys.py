@@ -153,6 +153,14 @@ CATALOGUE = (
         "this run of a beat entry is taken",
     ),
     Entry(
+        "mended",
+        "T:mended",
+        "hash",
+        "beat's tasks",
+        "2 h; on shard 0 alone",
+        "how far `limits-reconcile` has gone through users: run of the server, bot, user, done when, ms",
+    ),
+    Entry(
         "snapshot",
         "T:snap:<part>",
         "hash",
@@ -208,6 +216,7 @@ CATALOGUE = (
         "70 days",
         "a key's reservations, as the bot's",
     ),
+    Entry("closed_day", "B:closed", "string", "beat's tasks", "40 days", "the latest local date that has been closed"),
     Entry("bot_window", "B:w", "zset", "admit, finish", "1 day", "ref -> deadline of the bot's tasks in the broker"),
     Entry("bot_held", "B:wl", "list", "admit, finish", "1 day", "refs held back by the bot's window"),
     Entry(
@@ -260,12 +269,12 @@ CATALOGUE = (
         "the user's reservations, as the bot's",
     ),
     Entry("session", "U:s", "string", "admit, end_session", "30 min", "the user's present session"),
-    Entry("day", "U:q:<yyyymmdd>", "string", "seed_user, finish", "3 days", "requests of the day that count"),
+    Entry("day", "U:q:<yyyymmdd>", "string", "seed_user, mend_day, finish", "3 days", "requests of the day that count"),
     Entry(
         "day_open",
         "U:q:<yyyymmdd>:r",
         "zset",
-        "admit, finish",
+        "admit, finish, beat's tasks",
         "3 days",
         "ref -> until when the request is reserved, ms",
     ),

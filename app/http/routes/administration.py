@@ -48,7 +48,7 @@ class UsersPage(pydantic.BaseModel):
 def create_bot(call: Context) -> Answer:
     """Make a bot; what is not set follows the defaults."""
     _check_urls(call, call.body.settings)
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = schemas.BotOut.model_validate(bots.create(session, call.principal.organisation, call.body))
         versions.expect(session, str(bot.id), call.body.settings)
     return bot, 201, {"Location": f"/v1/bots/{bot.id}"}
@@ -73,7 +73,7 @@ def get_bot(call: Context, bot_id: str) -> Answer:
 def change_bot(call: Context, bot_id: str) -> Answer:
     """Change a bot's name and the settings that are given; every process follows within a second."""
     _check_urls(call, call.body.settings)
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = schemas.BotOut.model_validate(bots.change(session, call.principal.organisation, bot_id, call.body))
         versions.expect(session, str(bot.id), call.body.settings)
     _tell_bot(call, str(bot.id))
@@ -94,7 +94,7 @@ def _check_urls(call: Context, settings: schemas.BotSettings) -> None:
 @api.route("DELETE", "/v1/bots/<bot_id>", scope="org", answers={204: "deleted, its keys revoked"})
 def delete_bot(call: Context, bot_id: str) -> Answer:
     """Delete a bot and revoke its keys; its history stays until its time is over."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = str(bots.get(session, call.principal.organisation, bot_id).id)
         bots.delete(session, call.principal.organisation, bot)
     _tell_bot(call, bot)
@@ -104,15 +104,15 @@ def delete_bot(call: Context, bot_id: str) -> Answer:
 @api.route("GET", "/v1/bots/<bot_id>/webhook-secret", scope="org", answers={200: schemas.WebhookSecretOut})
 def get_webhook_secret(call: Context, bot_id: str) -> Answer:
     """Read the secret that a bot's webhooks are signed with, for those who receive them."""
-    with call.runtime.sessions.begin() as session:
-        return _webhook_secret(bots.get(session, call.principal.organisation, bot_id))
+    with call.changing() as session:
+        return _webhook_secret(bots.webhook_secret(session, call.principal.organisation, bot_id))
 
 
 @api.route("POST", "/v1/bots/<bot_id>/webhook-secret/rotate", scope="org", once=True, secret=("secret",),
            answers={200: schemas.WebhookSecretOut})  # fmt: skip
 def rotate_webhook_secret(call: Context, bot_id: str) -> Answer:
     """Give a bot a new secret; for 24 h its webhooks are signed with the one before, too. Twice is rid of a stolen one at once."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         found = _webhook_secret(bots.rotate_webhook_secret(session, call.principal.organisation, bot_id))
     _tell_bot(call, str(found.bot_id))
     return found
@@ -135,7 +135,7 @@ def _tell_bot(call: Context, bot: str) -> None:
 def create_key(call: Context, bot_id: str) -> Answer:
     """Make a key for a bot. The key itself is shown this once; a replay is without it."""
     owner = call.principal.organisation
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = str(bots.get(session, owner, bot_id).id)
         row, key = keys.create(session, call.runtime.settings.secret_key, owner, bot, call.body)
         made = schemas.KeyCreated.model_validate({**schemas.KeyOut.model_validate(row).model_dump(), "key": key})
@@ -157,7 +157,7 @@ def list_keys(call: Context, bot_id: str) -> Answer:
 def change_key(call: Context, bot_id: str, key_id: str) -> Answer:
     """Change a key's budgets; every process follows within a second."""
     owner = call.principal.organisation
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = str(bots.get(session, owner, bot_id).id)
         row = keys.change(session, owner, bot, key_id, call.body)
         digest, changed = row.digest, schemas.KeyOut.model_validate(row)
@@ -170,7 +170,7 @@ def change_key(call: Context, bot_id: str, key_id: str) -> Answer:
 def revoke_key(call: Context, bot_id: str, key_id: str) -> Answer:
     """Revoke a key: no process takes it a second later. Repeating it does no harm."""
     owner = call.principal.organisation
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         bot = str(bots.get(session, owner, bot_id).id)
         digest = keys.revoke(session, owner, bot, key_id).digest
     call.runtime.directory.forget("key", digest.hex())
@@ -197,7 +197,7 @@ def get_user(call: Context, user_id: str) -> Answer:
 def change_user(call: Context, user_id: str) -> Answer:
     """Set a user's language, zone, daily limit, preferences; null goes back to the bot's. His next request has it."""
     bot, user = call.bot.id, _user(user_id)
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         changed = schemas.UserOut.model_validate(users.change(session, bot, user, call.body))
     call.runtime.days.change(ids.shard_of(bot, call.runtime.settings.redis_shards), bot, user)
     return changed
@@ -206,7 +206,7 @@ def change_user(call: Context, user_id: str) -> Answer:
 @api.route("DELETE", "/v1/users/<path:user_id>", scope="admin", answers={204: "forgotten"})
 def delete_user(call: Context, user_id: str) -> Answer:
     """Forget a user: everything of his (the right to erasure). What was counted stays, under a pseudonym."""
-    call.runtime.erasure.erase(call.bot.id, _user(user_id))
+    call.runtime.erasure.erase(call.bot.id, _user(user_id), call.by)
     return None, 204
 
 

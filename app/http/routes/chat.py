@@ -134,9 +134,13 @@ class _Stream:
         A first piece that is long in coming is waited for with the response begun, lest a proxy should take us for dead.
         A replayed task is told as a stream again."""
         until = time.monotonic() + _FIRST_PIECE_S
-        while time.monotonic() < until:
-            found = self._next(sse.KEEP_ALIVE_S)
-            self._ready += found
+        while (left_s := until - time.monotonic()) > 0:
+            try:
+                self._ready += self._next(min(left_s, sse.KEEP_ALIVE_S))
+            except errors.Unavailable:
+                if left_s >= sse.KEEP_ALIVE_S:
+                    raise
+                return None  # Redis had no time to come back: an error now would have the task asked for, and paid, once more
             names = [event.name for event in self._ready]
             if "failed" in names or "cancelled" in names:
                 return None if "delta" in names else self._task
@@ -159,6 +163,8 @@ class _Stream:
         """Yield the stream's lines until its end; the client's going away cancels the task if that was wished."""
         told = False
         try:
+            if not _ANSWERED & {event.name for event in self._ready}:  # the head is not to wait for the first piece
+                yield sse.KEEP_ALIVE
             while True:
                 for event in self._ready:
                     if event.name == "delta":
@@ -178,7 +184,7 @@ class _Stream:
                 with contextlib.suppress(errors.RepliqError):
                     self._tasks.cancel(self._ref)
             raise
-        except errors.Unavailable as error:
+        except errors.RepliqError as error:  # Redis is away, or the task is gone with its user, who is forgotten
             yield sse.data(orjson.dumps({"error": ends.error_member(error)}))
 
     def _end(self, event: events.Event, told: bool) -> Iterator[bytes]:
@@ -199,6 +205,7 @@ class _Stream:
             yield sse.data(orjson.dumps(chunk))
 
 
+_ANSWERED = {"delta", "completed", "failed", "cancelled"}
 _BROKEN = {
     "message": "The answer broke off and is being made anew; read it by its task's id.",
     "type": "server_error",

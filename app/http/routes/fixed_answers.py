@@ -15,7 +15,7 @@ api = Api("answers")
            answers={201: schemas.FixedAnswerOut})  # fmt: skip
 def create_answer(call: Context) -> Answer:
     """Add a fixed answer; every process gives it within a second."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         made = schemas.FixedAnswerOut.model_validate(fixed.create(session, call.bot.id, call.body))
     _tell(call)
     return made, 201, {"Location": f"/v1/answers/{made.id}"}
@@ -40,7 +40,7 @@ def get_answer(call: Context, answer_id: str) -> Answer:
            answers={200: schemas.FixedAnswerOut})  # fmt: skip
 def change_answer(call: Context, answer_id: str) -> Answer:
     """Change what is given of a fixed answer; every process follows within a second."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         changed = schemas.FixedAnswerOut.model_validate(fixed.change(session, call.bot.id, answer_id, call.body))
     _tell(call)
     return changed
@@ -49,7 +49,7 @@ def change_answer(call: Context, answer_id: str) -> Answer:
 @api.route("DELETE", "/v1/answers/<answer_id>", scope="admin", answers={204: "deleted"})
 def delete_answer(call: Context, answer_id: str) -> Answer:
     """Delete a fixed answer."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         fixed.delete(session, call.bot.id, answer_id)
     _tell(call)
     return None, 204

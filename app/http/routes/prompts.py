@@ -14,7 +14,7 @@ api = Api("prompts")
 @api.route("POST", "/v1/prompts", scope="admin", body=schemas.PromptCreate, once=True, answers={201: schemas.PromptOut})
 def create_prompt(call: Context) -> Answer:
     """Make a prompt with its first version, which is given out at once."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         made = versions.create(session, call.bot.id, call.body)
         shown = schemas.PromptOut.model_validate(versions.shown(session, made.prompt))
     _tell(call, shown.name)
@@ -45,7 +45,7 @@ def delete_prompt(call: Context, name: str) -> Answer:
         raise errors.InvalidRequest(
             f"'{name}' is the bot's own prompt: change its setting `prompt` first.", param="name"
         )
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         versions.delete(session, call.bot.id, name)
     _tell(call, name)
     return None, 204
@@ -57,7 +57,7 @@ def delete_prompt(call: Context, name: str) -> Answer:
 )  # fmt: skip
 def create_version(call: Context, name: str) -> Answer:
     """Make a prompt's next version; 200 with the latest one where that says the very same."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         made = versions.add(session, call.bot.id, name, call.body)
         shown = schemas.VersionOut.model_validate(made.version)
     _tell(call, name)
@@ -86,7 +86,7 @@ def get_version(call: Context, name: str, version: str) -> Answer:
            answers={200: schemas.PromptOut})  # fmt: skip
 def activate_version(call: Context, name: str) -> Answer:
     """Give a version out to everybody, forward or back; an experiment that runs is stopped. Every process follows within a second."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         prompt = versions.activate(session, call.bot.id, name, call.body.version)
         shown = schemas.PromptOut.model_validate(versions.shown(session, prompt))
     _tell(call, name)
@@ -118,7 +118,7 @@ def render_prompt(call: Context, name: str) -> Answer:
            answers={201: schemas.ExperimentOut})  # fmt: skip
 def start_experiment(call: Context, name: str) -> Answer:
     """Divide a prompt's users between versions, by weights; each user keeps his."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         made = schemas.ExperimentOut.model_validate(experiments.start(session, call.bot.id, name, call.body))
     _tell(call, name)
     return made, 201, {"Location": f"/v1/prompts/{name}/experiments/{made.id}"}
@@ -145,7 +145,7 @@ def get_experiment(call: Context, name: str, experiment: str) -> Answer:
            once=True, answers={200: schemas.ExperimentOut})  # fmt: skip
 def stop_experiment(call: Context, name: str, experiment: str) -> Answer:
     """Stop an experiment, and activate its winner if one is named; one that was stopped already stays as it is."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         stopped = experiments.stop(session, call.bot.id, name, experiment, call.body.winner)
         shown = schemas.ExperimentOut.model_validate(stopped)
     _tell(call, name)

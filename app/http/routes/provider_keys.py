@@ -14,7 +14,7 @@ api = Api("providers")
 def store_key(call: Context, provider: str) -> Answer:
     """Store the bot's own key of a provider, encrypted. Every process asks with it within five seconds; nobody is shown it again."""
     name, key = call.runtime.providers.provider(provider).name, call.body.api_key.get_secret_value()
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         row = provider_keys.put(session, call.runtime.sealer, call.bot.id, name, key)
         stored = schemas.ProviderKeyOut.of(name, row)
     call.runtime.provider_keys.forget()
@@ -32,7 +32,7 @@ def get_key(call: Context, provider: str) -> Answer:
 @api.route("DELETE", "/v1/providers/<provider>/key", scope="admin", answers={204: "forgotten"})
 def delete_key(call: Context, provider: str) -> Answer:
     """Forget the bot's own key; from then on the deployment's is used. Repeating it does no harm."""
-    with call.runtime.sessions.begin() as session:
+    with call.changing() as session:
         provider_keys.remove(session, call.bot.id, provider)
     call.runtime.provider_keys.forget()
     return None, 204

@@ -71,7 +71,7 @@ def get_history(call: Context, user: str) -> Answer:
 @api.route("DELETE", "/v1/chat/history/<path:user>", scope="chat", answers={204: "forgotten"})
 def erase_history(call: Context, user: str) -> Answer:
     """Forget a user: his dialog, his context and his history (the right to erasure)."""
-    call.runtime.erasure.erase(call.bot.id, _user(user))
+    call.runtime.erasure.erase(call.bot.id, _user(user), call.by)
     return None, 204
 
 

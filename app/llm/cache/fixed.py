@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import sqlalchemy
 from sqlalchemy import orm
 
+from app.bots import audit
 from app.bots.directory import Bot
 from app.bots.organisations import identifier
 from app.core import errors, ids, logs, paging
@@ -103,6 +104,7 @@ def create(session: orm.Session, bot: str, given: schemas.FixedAnswerCreate) -> 
     )
     session.add(row)
     session.flush()
+    audit.record(session, "answer.created", f"answer:{row.id}", bot=row.bot_id)
     return row
 
 
@@ -126,18 +128,24 @@ def get(session: orm.Session, bot: str, answer: str, *, lock: bool = False) -> F
 def change(session: orm.Session, bot: str, answer: str, given: schemas.FixedAnswerChange) -> FixedAnswer:
     """Change what is given and leave the rest; raise `NotFound`."""
     row = get(session, bot, answer, lock=True)
-    for name, value in given.model_dump(exclude_unset=True).items():
+    values = given.model_dump(exclude_unset=True)
+    changed = audit.changes({name: getattr(row, name) for name in values}, values)
+    for name, value in values.items():
         setattr(row, name, value)
     row.keys = _keys(row.questions)
     row.updated_at = sqlalchemy.func.now()
     session.flush()
     session.refresh(row)
+    if changed:
+        audit.record(session, "answer.updated", f"answer:{row.id}", bot=row.bot_id, changed=changed)
     return row
 
 
 def delete(session: orm.Session, bot: str, answer: str) -> None:
     """Delete an answer; raise `NotFound`."""
-    session.delete(get(session, bot, answer, lock=True))
+    row = get(session, bot, answer, lock=True)
+    audit.record(session, "answer.deleted", f"answer:{row.id}", bot=row.bot_id)
+    session.delete(row)
 
 
 def _of(bot: str) -> sqlalchemy.Select[FixedAnswer]:

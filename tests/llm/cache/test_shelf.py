@@ -28,7 +28,7 @@ def test_of_a_hundred_who_ask_at_once_one_asks_the_model(shelf: Shelf) -> None:
 
     def look(number: int) -> object:
         if number < 20:
-            barrier.wait(20)
+            barrier.wait(60)
         return shelf.look_up(NAME, f"task{number}")
 
     with ThreadPoolExecutor(20) as pool:

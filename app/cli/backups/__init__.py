@@ -1,0 +1,1 @@
+"""What `repliq backup` and `repliq restore` are made of."""
