@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.core import lifeline, logs, tracing
+from app.core import garbage, lifeline, logs, tracing
 from app.core import settings as settings_
 from app.http import factory
 from tasks import broker
@@ -13,3 +13,4 @@ tracing.start(settings_.current(), "api")
 runtime = broker.runtime()
 app = factory.create_app(runtime)
 runtime.start_serving()
+garbage.settle()

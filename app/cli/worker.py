@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from app.cli import openfiles
-from app.core import exporter, logs, server_log, tracing
+from app.core import exporter, garbage, logs, server_log, tracing
 from app.core import settings as settings_
 
 _QUEUES = "chat,history,analytics,webhooks,maintenance"
@@ -51,6 +51,7 @@ def command(name: str, queues: str, threads: int | None, grace: float, metrics_p
 
     def ready(**_: Any) -> None:
         broker.runtime(patient=True).start_working(full_name)
+        garbage.settle()
 
     def stopping(**_: Any) -> None:
         threading.Thread(target=_stop_in_time, args=(grace,), name="stop-in-time", daemon=True).start()
