@@ -1,4 +1,4 @@
-"""What the commands' tests share: the whole product, and the commands as a user runs them."""
+"""What the commands' tests share: the whole product, the commands as a user runs them, and settings for one test's own servers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import text
 
+from app.core.database import Sessions
+from app.core.store import Store
 from tests import servers
+from tests.cli.backups import SECRET
 from tests.cli.test_supervisor import Run, gone, until
 from tests.stack import ROOT, Stack, free_port
 
@@ -80,3 +85,25 @@ def start(tmp: Path) -> Iterator[Start]:
             process.terminate()
             process.wait(60)
             until(lambda tree=tree: gone(tree))
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Let the commands work on the test's servers, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ANALYTICS_DATABASE_URL", "REDIS_PREFIX", "REDIS_SHARDS", "SECRET_KEY_BEFORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SECRET_KEY": SECRET}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.fixture
+def filled(store: Store, sessions: Sessions) -> None:
+    """Put something of ours into both stores, and another's key beside it."""
+    with store.borrow() as client:
+        client.set("rq:{00}:born", "1")
+        client.zadd("rq:{03}:led:due", {"a": 1})
+        client.set("others:key", "theirs")
+    with sessions.begin() as session:
+        session.execute(text("INSERT INTO organisations (id, name) VALUES (:id, 'one')"), {"id": uuid.uuid4()})
