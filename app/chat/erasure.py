@@ -46,16 +46,23 @@ class Erasure:
     def erase(self, bot: str, user: str, by: audit.By = audit.NOBODY) -> None:
         """Forget a user's dialogs, contexts, answers (kept ones, too) and history; his open tasks are cancelled first.
 
-        The day's count stays, so that nobody erases himself a second day."""
+        The day's count stays, so that nobody erases himself a second day. Of a user whom nobody knows no row is made, and
+        none of the audit; but analytics is told, which may know him from events."""
         shard = ids.shard_of(bot, self.shards)
-        self._end_tasks(self._recent_tasks(bot, user, shard))
+        recent = self._recent_tasks(bot, user, shard)
+        self._end_tasks(recent)
         self.cached.forget(bot, user)
         unwritten = self._unwritten_dialogs(bot, user)
+        refs: list[str] = []
         with self.sessions.begin() as session:
             audit.acting(session, by)
             reads.begin_erasure(session)
             log.forget_answers(session, bot, user)
-            refs = reads.erase_user(session, bot, user, shard=shard)
+            # Redis was asked first: what has left it meanwhile is in PostgreSQL by now.
+            if recent or unwritten or reads.knows(session, bot, user):
+                refs = reads.erase_user(session, bot, user, shard=shard)
+            else:
+                reads.announce_stranger(session, bot, user)
         with contextlib.suppress(errors.Unavailable):  # beat forwards what stays
             announcements.forward(self.sessions, self.tasks.ledger.events)
         store = self.dialogs.scripts.store

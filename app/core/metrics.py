@@ -193,6 +193,13 @@ def expect_answers(answering: Mapping[str, Sequence[tuple[str, str]]]) -> None:
             fallbacks.labels(target_label("/".join(left)), target_label("/".join(to)))
 
 
+def expect_routes(operations: Iterable[tuple[str, str]]) -> None:
+    """Let the series of requests, by method and route, begin at 0: a route's first failure would be no rise else."""
+    for method, route in operations:
+        for status in (200, 500, 503):
+            api_requests.labels(method, route, status)
+
+
 def begin_serving() -> None:
     """Note that this process is of the API, from now on."""
     service_started.labels("api").set_to_current_time()

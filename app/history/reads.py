@@ -159,6 +159,23 @@ def begin_erasure(session: orm.Session) -> None:
     locks.rewrite(session)
 
 
+def knows(session: orm.Session, bot: str, user: str) -> bool:
+    """Tell whether there is anything of a user in this database: his row, or what outlived it."""
+    given = {"bot": bot, "user": plain.text(user), "telegram": telegram_id(user)}
+    return bool(session.scalar(_KNOWS, given))
+
+
+def announce_stranger(session: orm.Session, bot: str, user: str) -> None:
+    """Tell analytics to forget a user of whom there is nothing here: it may know him from events that others sent."""
+    now = session.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
+    _announce(session, bot, user, states.pseudonym(), now)
+
+
+def _announce(session: orm.Session, bot: str, user: str, pseudonym: str, at: datetime.datetime) -> None:
+    told: dict[str, Any] = {"user": user, "properties": {"pseudonym": pseudonym}, "at_ms": events.ms_of(at)}
+    announcements.announce(session, [events.new(bot, events.PROFILE, events.USER_ERASED, **told)])
+
+
 def erase_user(session: orm.Session, bot: str, user: str, *, shard: int) -> list[str]:
     """Forget what a user asked and was answered, and return the references of his dialogs, which are gone too.
 
@@ -171,13 +188,21 @@ def erase_user(session: orm.Session, bot: str, user: str, *, shard: int) -> list
     for statement in (_CARRY_DAY, _FORGET_REQUESTS, _FORGET_SESSIONS, _FORGET_EXCHANGES, _FORGET_TOTALS):
         session.execute(statement, given)
     feedback.erase(session, bot, user, str(given["name"]))
-    told: dict[str, Any] = {"user": user, "properties": {"pseudonym": given["name"]}, "at_ms": events.ms_of(erased_at)}
-    announcements.announce(session, [events.new(bot, events.PROFILE, events.USER_ERASED, **told)])
+    _announce(session, bot, user, str(given["name"]), erased_at)
     refs = [ids.ref_of(shard, row.id) for row in session.execute(_FORGET_DIALOGS, given)]
     active.rename(session, bot, user, str(given["name"]))
     return refs
 
 
+_KNOWS = sqlalchemy.text("""
+    SELECT EXISTS (SELECT 1 FROM users WHERE bot_id = :bot AND user_id = :user)
+        OR EXISTS (SELECT 1 FROM request_history WHERE bot_id = :bot AND user_id = :user)
+        OR EXISTS (SELECT 1 FROM session_history WHERE bot_id = :bot AND user_id = :user)
+        OR EXISTS (SELECT 1 FROM request_totals WHERE bot_id = :bot AND user_id = :user)
+        OR EXISTS (SELECT 1 FROM ai_chat_requests WHERE bot_id = :bot AND telegram_id = :telegram)
+        OR EXISTS (SELECT 1 FROM request_feedback WHERE bot_id = :bot AND user_id = :user)
+        OR EXISTS (SELECT 1 FROM dialogs WHERE bot_id = :bot AND user_id = :user)
+""")
 _CARRY_DAY = sqlalchemy.text(f"""
     WITH latest AS (
         SELECT h.local_date AS date, count(*) AS count FROM request_history h

@@ -36,6 +36,7 @@ def create_app(runtime: Runtime) -> flask.Flask:
     app.register_error_handler(werkzeug.exceptions.HTTPException, problems.of_http)
     app.register_error_handler(Exception, problems.of_unexpected)
     _allow_origins(app, runtime)
+    metrics.expect_routes((route.method, route.path) for route in table)
     metrics.begin_serving()
     return app
 

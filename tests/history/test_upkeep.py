@@ -5,9 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import re
+import threading
 from typing import Any
 
+import pytest
 import sqlalchemy
+import structlog
 
 from app.core import clock, ids
 from app.core.database import Sessions
@@ -66,6 +69,47 @@ def test_partitions_may_be_made_by_several_at_once_while_rows_are_written(sessio
         for one in written:
             one.result()
     assert _query(sessions, "SELECT count(*) FROM request_history") == [(200,)]
+
+
+def test_a_month_is_made_beside_a_long_reader_and_nobody_waits_for_it(
+    sessions: Sessions, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump reads for hours: who writes and reads meanwhile goes on, and the months come once it has ended."""
+    monkeypatch.setattr("app.core.database.partitions._MAKE_TRIES", 10_000)
+    asking, others = threading.Event(), Sessions(make_engine(database_url))
+
+    @sqlalchemy.event.listens_for(sessions.engine, "handle_error")
+    def refused(context: Any) -> None:
+        if getattr(context.original_exception, "pgcode", None) == "55P03":
+            asking.set()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, others.engine.connect() as reader:
+        reader.execute(sqlalchemy.text("SELECT count(*) FROM request_history"))
+        making = pool.submit(_ensure, sessions)
+        try:
+            assert asking.wait(60)
+            writer.write(others, [final(new_ref())])
+            assert _query(others, "SELECT count(*) FROM request_history") == [(1,)]
+            assert not making.done()
+        finally:
+            reader.rollback()
+        assert len(making.result(60)) == 3
+    others.engine.dispose()
+
+
+def test_months_are_given_up_for_the_day_beside_a_reader_that_stays(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.core.database.partitions._MAKE_TRIES", 2)
+    with sessions.engine.connect() as reader:
+        reader.execute(sqlalchemy.text("SELECT count(*) FROM request_history"))
+        with structlog.testing.capture_logs() as told, sessions.engine.begin() as connection:
+            before = connection.scalar(sqlalchemy.text("SHOW lock_timeout"))
+            assert partitions.ensure(connection, months_ahead=2, today=TODAY) == []
+            assert connection.scalar(sqlalchemy.text("SHOW lock_timeout")) == before
+    assert [(line["event"], line["table"]) for line in told] == [("partitions_busy", "request_history")]
+    assert _query(sessions, "SELECT to_regclass('request_history_2031_11')") == [(None,)]
+    assert len(_ensure(sessions)) == 3
 
 
 def test_pending_rows_whose_task_is_gone_are_lost(sessions: Sessions) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.bots import active
 from app.chat import upkeep
 from app.core import clock, snapshot
+from app.http.factory import all_routes
 from app.runtime import Runtime
 from tests.history.entries import BOT
 from tests.http.conftest import as_key
@@ -112,6 +113,9 @@ def test_series_that_alarms_look_at_begin_at_nothing(runtime: Runtime, client: F
     for name in ("chat_cache_requests_total", "dialog_context_cache_total"):
         assert set(found[name]) == {("hit",), ("miss",)}, name
     operations = found["dialog_redis_operations_total"]
+    requests = found["dialog_api_requests_total"]
+    for route in all_routes():
+        assert {(route.method, route.path, status) for status in ("200", "500", "503")} <= requests.keys(), route.path
     assert set(operations) == {(name, status) for name in runtime.scripts.names for status in ("ok", "error")}
 
 

@@ -16,10 +16,11 @@ from app.core.database.engine import translated
 _LOCK = 0x7271_0002  # advisory, for the transaction
 _DROPPING = 0x7271_0003  # advisory, for the transaction
 _FREEZE_TIMEOUT = "30min"
-_DETACH_WAIT_MS = 100
-"""How long detaching waits for its lock, and whoever comes after waits behind it. Then it lets them by, and tries again."""
-_DETACH_PAUSE_S = 0.4
+_LOCK_WAIT_MS = 100
+"""How long we wait for a lock, and whoever comes after waits behind us. Then we let them by, and try again."""
+_PAUSE_S = 0.4
 _DETACH_TRIES = 300
+_MAKE_TRIES = 60  # half a minute: `repliq migrate` is waited for, and the months are made far ahead
 _GONE = (
     "_gone"  # what a detached month's name ends in: one that somebody else detached, to keep it, is not ours to drop
 )
@@ -47,22 +48,31 @@ class Months:
     def ensure(
         self, connection: sqlalchemy.Connection, months_ahead: int = 3, today: datetime.date | None = None
     ) -> list[str]:
-        """Make the partitions of this month and the next ones; return the names of those that were missing.
+        """Make the partitions of this month and the next ones; return the names of those that were made.
 
         Idempotent, and safe when several processes do it at once. Rows of a new month that waited in the default
-        partition move into it. Writers go on meanwhile, but for the attaching itself. The caller commits.
+        partition move into it. Readers and writers go on meanwhile, but for the attaching itself; where a long reader, a
+        dump for one, leaves no moment for that, none is made until the next time, and rows wait in the default partition.
+        The caller commits.
         """
         first = (today or datetime.datetime.now(datetime.UTC).date()).replace(day=1)
         months = [months_after(first, ahead) for ahead in range(months_ahead + 1)]
         missing = [month for month in months if not _exists(connection, self.name(month))]
         if not missing and _exists(connection, f"{self.table}_default"):
             return []
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        connection.execute(sqlalchemy.text(self.default_sql()))
-        missing = [month for month in missing if not _exists(connection, self.name(month))]
-        for month in missing:
-            self._make(connection, month)
-        return [self.name(month) for month in missing]
+        made: list[str] = []
+
+        def make() -> None:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection.execute(sqlalchemy.text(self.default_sql()))
+            left = [month for month in missing if not _exists(connection, self.name(month))]
+            for month in left:
+                self._make(connection, month)
+            made.extend(self.name(month) for month in left)
+
+        if not _patiently(connection, make, _MAKE_TRIES):
+            _log.warning("partitions_busy", table=self.table, missing=[self.name(month) for month in missing])
+        return made
 
     def _make(self, connection: sqlalchemy.Connection, month: datetime.date) -> None:
         """Make it beside the table and attach it: `CREATE TABLE … PARTITION OF` would lock out every reader and writer."""
@@ -119,18 +129,11 @@ class Months:
         return found
 
     def _detach(self, connection: sqlalchemy.Connection, name: str) -> bool:
-        for _ in range(_DETACH_TRIES):
-            try:
-                with connection.begin_nested():
-                    connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_DETACH_WAIT_MS}ms'"))
-                    connection.execute(sqlalchemy.text(f"ALTER TABLE {self.table} DETACH PARTITION {name}"))
-                    connection.execute(sqlalchemy.text(f"ALTER TABLE {name} RENAME TO {name}{_GONE}"))
-                return True
-            except exc.OperationalError as error:
-                if getattr(error.orig, "pgcode", None) != _LOCK_NOT_AVAILABLE:
-                    raise
-            time.sleep(_DETACH_PAUSE_S)
-        return False
+        def detach() -> None:
+            connection.execute(sqlalchemy.text(f"ALTER TABLE {self.table} DETACH PARTITION {name}"))
+            connection.execute(sqlalchemy.text(f"ALTER TABLE {name} RENAME TO {name}{_GONE}"))
+
+        return _patiently(connection, detach, _DETACH_TRIES)
 
     def _month(self, name: str) -> datetime.date | None:
         """Return the month of a partition, None of what is none, such as the default one."""
@@ -147,6 +150,28 @@ _STANDING_ALONE = sqlalchemy.text("""
     WHERE relkind = 'r' AND NOT relispartition AND relnamespace = CAST(current_schema() AS regnamespace) AND relname LIKE :like
     ORDER BY relname
 """)
+
+
+def _patiently(connection: sqlalchemy.Connection, work: Callable[[], None], tries: int) -> bool:
+    """Do what needs locks that stand in everybody's way, asking for them over and over; tell whether it was done.
+
+    Each try is a savepoint, so that what it did and whatever it locked is given back while we pause. The transaction is
+    the caller's: afterwards his statements wait for locks as long as they did.
+    """
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            with connection.begin_nested():
+                connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_MS}ms'"))
+                work()
+                connection.execute(sqlalchemy.text("SET LOCAL lock_timeout TO DEFAULT"))
+            return True
+        except exc.OperationalError as error:
+            if getattr(error.orig, "pgcode", None) != _LOCK_NOT_AVAILABLE:
+                raise
+    return False
+
 
 _PARTITIONS = sqlalchemy.text("""
     SELECT CAST(c.relname AS text) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
