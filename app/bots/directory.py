@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import hmac
+import math
 import threading
 import time
 import uuid
@@ -137,9 +138,9 @@ class Directory:
         """Return whom a key stands for; raise `InvalidApiKey`, or `Unavailable` if that is unknown."""
         digest = keys.digest_of(self._secret_key, key)
         entry = self._keys.get(digest, self.max_age_s, lambda: self._load_principal(digest))
-        if entry is None:
-            raise errors.InvalidApiKey()
         now = self._clock()
+        if entry is None or now >= entry.value.until:
+            raise errors.InvalidApiKey()
         if now - entry.used_at >= NOTE_USED_S:
             entry.used_at = now
             self._used[entry.value.key_id] = wall.now_ms()
@@ -192,14 +193,17 @@ class Directory:
         return len(used)
 
     def _load_principal(self, digest: bytes) -> Principal | None:
+        """Read a key. PostgreSQL's clock, by which a rotated one's end was set, says what is left; ours only counts it down."""
+        left = sqlalchemy.extract("epoch", models.ApiKey.expires_at - sqlalchemy.func.clock_timestamp())
         statement = (
-            sqlalchemy.select(models.ApiKey)
+            sqlalchemy.select(models.ApiKey, left)
             .outerjoin(models.Bot, models.Bot.id == models.ApiKey.bot_id)
             .where(models.ApiKey.digest == digest, models.ApiKey.revoked_at.is_(None), models.Bot.deleted_at.is_(None))
         )
+        asked_at = self._clock()
         with self._sessions.begin() as session:
-            row = session.scalar(statement)
-        if row is None or not hmac.compare_digest(row.digest, digest):
+            row, left_s = session.execute(statement).one_or_none() or (None, None)
+        if row is None or not hmac.compare_digest(row.digest, digest) or (left_s is not None and left_s <= 0):
             return None
         return Principal(
             kind="bot_key" if row.bot_id else "organisation_key",
@@ -213,6 +217,7 @@ class Directory:
             daily_budget_usd=row.daily_budget_usd,
             monthly_budget_usd=row.monthly_budget_usd,
             budgets_since=_ms(row.budgets_since),
+            until=math.inf if left_s is None else asked_at + float(left_s),
         )
 
     def _load_bot(self, bot: str) -> Bot | None:

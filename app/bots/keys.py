@@ -1,9 +1,11 @@
-"""API keys: made, listed, revoked. A key itself is kept nowhere, only its keyed hash and a prefix to know it by."""
+"""API keys: made, listed, rotated, revoked. A key itself is kept nowhere, only its keyed hash and a prefix to know it by."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
+import re
 from typing import Any
 
 import sqlalchemy
@@ -15,6 +17,10 @@ from app.core import errors, ids, paging
 
 PREFIX = "rq_"
 PREFIX_LENGTH = 8
+_PASSED_ON = (
+    "organisation_id", "bot_id", "name", "prefix", "scopes", "daily_limit", "rate_limit_per_minute", "daily_budget_usd",
+    "monthly_budget_usd", "budgets_since",
+)  # fmt: skip
 
 
 def digest_of(secret_key: str, key: str) -> bytes:
@@ -52,6 +58,41 @@ def create(
     return row, key
 
 
+def rotate(
+    session: orm.Session, secret_key: str, organisation: str, bot: str | None, key: str, grace_s: int
+) -> tuple[models.ApiKey, str, models.ApiKey]:
+    """Put a new key in a key's place, which is good for `grace_s` more; return the new one's row, the new key, and the old one's row.
+
+    Raises `NotFound`, and `KeyNotCurrent` for a key that has ended or was rotated before. Announce the old digest after the commit.
+    """
+    old = get(session, organisation, bot, key, lock=True)
+    if old.revoked_at is not None or old.expires_at is not None:
+        what = "is revoked" if old.revoked_at else f"was rotated, and ends at {old.expires_at:%Y-%m-%d %H:%M:%S}Z"
+        raise errors.KeyNotCurrent(
+            f"The key {old.prefix} ({old.id}) {what}: rotate the one that is current.", param="id"
+        )
+    new, secret = _successor(session, secret_key, old)
+    old.expires_at = sqlalchemy.func.now() + datetime.timedelta(seconds=grace_s)
+    if grace_s == 0:  # processes of a release that knows no expiry refuse it, too
+        old.revoked_at = sqlalchemy.func.now()
+    session.flush()
+    session.refresh(old)
+    _record(session, "key.rotated", old, name=old.name, grace_seconds=grace_s, successor=str(new.id))
+    return new, secret, old
+
+
+def _successor(session: orm.Session, secret_key: str, old: models.ApiKey) -> tuple[models.ApiKey, str]:
+    """Make a key like another, with its prefix: what is counted under it (limits, budgets, history) goes on."""
+    whole = re.fullmatch(r"[A-Za-z0-9_-]+", old.prefix)  # one of API_KEYS may begin with what no header should hold
+    secret = ids.new_secret(PREFIX + old.prefix if whole else PREFIX)
+    copied = {name: getattr(old, name) for name in _PASSED_ON}
+    row = models.ApiKey(id=ids.new_uuid(), digest=digest_of(secret_key, secret), **copied)
+    session.add(row)
+    session.flush()
+    record_made(session, row)
+    return row, secret
+
+
 def record_made(session: orm.Session, row: models.ApiKey) -> None:
     """Put on record that a key was made."""
     members = ("daily_limit", "rate_limit_per_minute", "daily_budget_usd", "monthly_budget_usd")
@@ -76,11 +117,12 @@ def list_page(
 
 
 def with_budgets(session: orm.Session, bot: str, most: int = 100) -> list[models.ApiKey]:
-    """Return a bot's valid keys that have a budget, newest first."""
+    """Return a bot's current keys that have a budget, newest first. One that was rotated is counted as its successor."""
     budgets = models.ApiKey.daily_budget_usd, models.ApiKey.monthly_budget_usd
     statement = sqlalchemy.select(models.ApiKey).where(
         models.ApiKey.bot_id == identifier(bot, "bot"),
         models.ApiKey.revoked_at.is_(None),
+        models.ApiKey.expires_at.is_(None),
         sqlalchemy.or_(*(budget.is_not(None) for budget in budgets)),
     )
     return list(session.scalars(statement.order_by(models.ApiKey.id.desc()).limit(most)))

@@ -59,7 +59,10 @@ class Bot(Base):
 
 
 class ApiKey(Base):
-    """A key: its keyed hash and what it may do. Without a bot it is the organisation's."""
+    """A key: its keyed hash and what it may do. Without a bot it is the organisation's.
+
+    One that was rotated ends at `expires_at`. Its successor has its prefix, under which both are counted: limits, budgets, history.
+    """
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -82,6 +85,7 @@ class ApiKey(Base):
     created_at: orm.Mapped[types.created_at]
     last_used_at: orm.Mapped[datetime.datetime | None]
     revoked_at: orm.Mapped[datetime.datetime | None]
+    expires_at: orm.Mapped[datetime.datetime | None]
 
 
 class ProviderKey(Base):

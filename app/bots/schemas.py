@@ -20,6 +20,7 @@ SCOPES: tuple[Scope, ...] = ("chat", "dialogs", "history", "analytics", "admin",
 Language = Literal["ru", "uk", "en"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+MOST_GRACE_S = 2_592_000  # 30 days
 
 
 def _known_zone(name: str) -> str:
@@ -257,12 +258,26 @@ class KeyOut(_Wire):
     created_at: datetime.datetime
     last_used_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
+    expires_at: datetime.datetime | None = Field(description="when a key that was rotated ends; null: it was not")
 
 
 class KeyCreated(KeyOut):
     """A new key with its secret, which is shown this once."""
 
     key: str
+
+
+class KeyRotate(_Wire):
+    """For how long the key before is still good."""
+
+    grace_seconds: int = Field(86_400, ge=0, le=MOST_GRACE_S, description="0: it is refused from now on")
+
+
+class KeyRotated(KeyCreated):
+    """The key that takes another's place, with its secret, which is shown this once; and until when the one before is good."""
+
+    previous_id: uuid.UUID
+    previous_expires_at: datetime.datetime
 
 
 class ProviderKeySet(_Wire):

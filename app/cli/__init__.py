@@ -20,7 +20,7 @@ _COMMANDS = {
     "backup": "Back up PostgreSQL and Redis, as they are at one moment.",
     "restore": "Bring a backup back.",
     "doctor": "Say what is wrong with settings, servers and providers.",
-    "keys": "Make, list and revoke API keys.",
+    "keys": "Make, list, rotate and revoke API keys.",
     "bots": "Make, list and change bots.",
     "audit": "List what was done to bots, keys, prompts and users, and by whom.",
     "providers": "Watch providers; check their file; store bots' own keys.",

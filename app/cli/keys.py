@@ -1,14 +1,15 @@
-"""`repliq keys`: makes, lists and revokes API keys."""
+"""`repliq keys`: makes, lists, rotates and revokes API keys."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import uuid
 from typing import TYPE_CHECKING
 
 import click
 
-from app.cli import acting, target
+from app.cli import acting, moments, target
 from app.core import errors
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 _SCOPES = "chat,dialogs,history,analytics"
 _PAGE = 100
+_PREFIXES = {"ignore_unknown_options": True}  # one key of 64 begins with a hyphen
+_MOST_GRACE_S = 2_592_000  # `schemas.MOST_GRACE_S`, which would take its time to be loaded for every --help
 
 
 @click.group("keys")
 def command() -> None:
-    """Make, list and revoke API keys."""
+    """Make, list, rotate and revoke API keys."""
 
 
 @command.command()
@@ -69,7 +72,7 @@ def create(
 @command.command("list")
 @click.option("--bot", help="Keys of this bot alone: its id, or `default`.")
 def list_(bot: str | None) -> None:
-    """List keys: prefix, owner, scopes, last use."""
+    """List keys: prefix, owner, scopes, last use, state."""
     from app.cli import bots
 
     with target.site() as site, site.sessions.begin() as session:
@@ -101,12 +104,54 @@ def _row(key: models.ApiKey, title: str) -> list[str]:
         key.name,
         ",".join(key.scopes),
         used,
-        "revoked" if key.revoked_at else "valid",
+        _state(key),
         str(key.id),
     ]
 
 
-@command.command()
+def _state(key: models.ApiKey) -> str:
+    if key.revoked_at:
+        return "revoked"
+    if key.expires_at is None:
+        return "valid"
+    at = f"{key.expires_at:%Y-%m-%d %H:%M}Z"
+    return f"expired {at}" if _has_ended(key) else f"valid until {at}"
+
+
+def _has_ended(key: models.ApiKey) -> bool:
+    over = key.expires_at is not None and key.expires_at <= datetime.datetime.now(datetime.UTC)
+    return over or key.revoked_at is not None
+
+
+@command.command(context_settings=_PREFIXES)
+@click.argument("key", metavar="PREFIX|ID")
+@click.option(
+    "--grace", type=moments.Duration(_MOST_GRACE_S), default="24h", show_default=True, metavar="DURATION",
+    help="For how long the key before is still good: 90s, 30m, 24h, 7d; 0: no longer.",
+)  # fmt: skip
+def rotate(key: str, grace: int) -> None:
+    """Put a new key in a key's place. It goes to standard output, this once; for the grace both are good."""
+    from app.bots import announce, keys
+    from app.cli import bots
+
+    with target.site() as site:
+        secret_key = site.settings.secret_key
+        with acting.changing(site.sessions) as session:
+            owner = bots.organisation(session)
+            row = _find(session, owner, key, secret_key, current=True)
+            bot = str(row.bot_id) if row.bot_id else None
+            new, made, old = keys.rotate(session, secret_key, owner, bot, str(row.id), grace)
+            until = f"is good until {old.expires_at:%Y-%m-%d %H:%M:%S}Z" if grace else "is revoked"
+            told = (
+                f"Key {new.id} has the place of {old.id} ('{old.name}'), which {until}. Keep it: it is shown this once."
+            )
+            digest = old.digest
+        click.echo(made)  # first of all: who stops here, or has no Redis, would never see it
+        click.echo(told, err=True)
+        announce.key_revoked(site.store, site.keys, digest)
+
+
+@command.command(context_settings=_PREFIXES)
 @click.argument("key", metavar="PREFIX|ID")
 def revoke(key: str) -> None:
     """Revoke a key, by its prefix or its id: no process takes it a second later."""
@@ -116,14 +161,14 @@ def revoke(key: str) -> None:
     with target.site() as site:
         with acting.changing(site.sessions) as session:
             owner = bots.organisation(session)
-            row = _find(session, owner, key)
+            row = _find(session, owner, key, site.settings.secret_key)
             digest = keys.revoke(session, owner, str(row.bot_id) if row.bot_id else None, str(row.id)).digest
         announce.key_revoked(site.store, site.keys, digest)
     click.echo(f"Key {row.prefix} ('{row.name}') is revoked.")
 
 
-def _find(session: orm.Session, owner: str, key: str) -> models.ApiKey:
-    """Return a key by its id, or by a prefix that no other valid one has."""
+def _find(session: orm.Session, owner: str, key: str, secret_key: str, *, current: bool = False) -> models.ApiKey:
+    """Return a key by its id, by itself, or by a prefix that no other valid one has; `current`: no other one that was not rotated."""
     import sqlalchemy
 
     from app.bots import keys, models
@@ -135,11 +180,13 @@ def _find(session: orm.Session, owner: str, key: str) -> models.ApiKey:
         wanted = models.ApiKey.id == uuid.UUID(key)
     mine = models.ApiKey.organisation_id == uuid.UUID(owner)
     found = session.scalars(sqlalchemy.select(models.ApiKey).where(wanted, mine)).all()
-    valid = [row for row in found if row.revoked_at is None]
+    itself = [row for row in found if row.digest == keys.digest_of(secret_key, key)]
+    valid = itself or [row for row in found if not _has_ended(row) and not (current and row.expires_at)]
     if not found:
         raise errors.NotFound(f"There is no key '{key[:80]}'. `repliq keys list` shows them.")
     if len(valid) > 1:
         raise errors.ConfigurationError(
-            f"{len(valid)} keys have the prefix '{key}'; name one by its id: {', '.join(str(row.id) for row in valid)}"
+            f"{len(valid)} keys have the prefix '{key[:80]}'; name one by its id: "
+            + ", ".join(f"{row.id} ({_state(row)})" for row in valid)
         )
     return (valid or found)[0]

@@ -66,7 +66,7 @@ class NotAcceptable(RepliqError):
 
 
 class InvalidApiKey(RepliqError):
-    """The API key is missing, unknown or revoked."""
+    """The API key is missing, unknown, revoked or expired."""
 
     code = "invalid_api_key"
 
@@ -105,6 +105,12 @@ class AlreadyExists(RepliqError):
     """There is one of that name already."""
 
     code = "already_exists"
+
+
+class KeyNotCurrent(RepliqError):
+    """The key is revoked or expired, or another has taken its place already."""
+
+    code = "key_not_current"
 
 
 class DialogArchived(RepliqError):

@@ -22,6 +22,11 @@ from app.core.principal import Principal
 from app.runtime import Runtime
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_IMPERSONAL_ID = re.compile(
+    r"(?:req_)?(?:[0-9a-f]{32,60}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})|[0-7][0-9a-hjkmnp-tv-z]{25}",
+    re.IGNORECASE,
+)
+"""A UUID, a longish number in hex, one of ours, or a ULID: no telephone number and nobody's name looks like that."""
 _PREFER = re.compile(r"\bwait\s*=\s*\"?(\d{1,6})")
 _IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -48,7 +53,9 @@ class Context:
     def by(self) -> audit.By:
         """Return the caller as the audit names him."""
         came_from = address(flask.request, self.runtime.settings.trusted_proxies)
-        return audit.By(f"key:{self.principal.key_prefix}", self.request_id, str(came_from or ""))
+        # The audit is for ever, and must not name a user who is erased: a client's own id may.
+        known_by = self.request_id if _IMPERSONAL_ID.fullmatch(self.request_id) else ""
+        return audit.By(f"key:{self.principal.key_prefix}", known_by, str(came_from or ""))
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Any]:

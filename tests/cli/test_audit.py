@@ -63,6 +63,7 @@ def steps(api_url: str) -> list[Step]:
         Step("bots create", "Shop", ["bot.created"]),
         Step("bots set", "{bots_create} daily_limit=3", ["bot.updated"]),
         Step("keys create", "--bot {bots_create} --scopes chat", ["key.created"]),
+        Step("keys rotate", "{keys_create} --grace 1h", ["key.created", "key.rotated"]),
         Step("keys revoke", "{keys_create}", ["key.revoked"]),
         Step("webhooks secret", "--bot {bots_create}", ["bot.webhook_secret_read"]),
         Step("webhooks rotate", "--bot {bots_create} --yes", ["bot.webhook_secret_rotated"]),
@@ -161,6 +162,7 @@ def test_every_command_that_changes_something_leaves_its_row(
     for secret in (
         known["token"],
         known["keys_create"],
+        known["keys_rotate"],
         known["webhooks_secret"],
         known["webhooks_rotate"],
         "sk-visibly-fake",

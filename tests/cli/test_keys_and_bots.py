@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app import cli
-from app.bots import bootstrap
+from app.bots import bootstrap, schemas
 from app.bots.directory import Directory
-from app.cli import target
+from app.cli import keys as keys_command
+from app.cli import moments, target
 from app.core import errors, settings
 from app.core.database import Sessions
 from app.core.store import Store
@@ -105,6 +107,87 @@ def test_a_key_is_revoked_by_prefix_and_by_id_and_the_processes_are_told(
     with pytest.raises(errors.InvalidApiKey):
         directory.authenticate(key)
     assert "revoked" in repliq("keys", "list").stdout
+
+
+@pytest.mark.parametrize("by", ["prefix", "id", "key"])
+def test_a_key_is_rotated_with_a_grace_and_the_processes_are_told(
+    repliq: Repliq, directory: Directory, control: Callable[[], bytes | None], by: str
+) -> None:
+    old = repliq("keys", "create", "--daily-budget", "2").stdout.strip()
+    before = directory.authenticate(old)
+    named = {"prefix": before.key_prefix, "id": before.key_id, "key": old}[by]
+    done = repliq("keys", "rotate", named, "--grace", "30m")
+    assert done.exit_code == 0, done.output
+    new = done.stdout.strip()
+    assert directory.heard(control() or b"")
+    after = directory.authenticate(new)
+    assert (after.key_prefix, after.daily_budget_usd) == (before.key_prefix, before.daily_budget_usd)
+    left_s = directory.authenticate(old).until - time.monotonic()
+    assert 30 * 60 - 120 < left_s <= 30 * 60
+    assert re.search(r"which is good until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", done.stderr)
+    assert new not in done.stderr
+    states = {line.split()[-1]: line for line in repliq("keys", "list").stdout.splitlines()}
+    assert "  valid until 20" in states[before.key_id]
+    assert "  valid  " in states[after.key_id]
+    again = repliq("keys", "rotate", before.key_id)
+    assert "was rotated" in str(again.exception)
+    assert repliq("keys", "rotate", before.key_prefix).exit_code == 0, "by its prefix the current one is meant"
+    refused = repliq("keys", "revoke", before.key_prefix)
+    assert "3 keys have the prefix" in str(refused.exception)
+    assert "valid until" in str(refused.exception)
+    assert repliq("keys", "revoke", old).exit_code == 0, "a whole key is that one alone"
+    assert directory.heard(control() or b"")  # of the second rotation
+    assert directory.heard(control() or b"")
+    with pytest.raises(errors.InvalidApiKey):
+        directory.authenticate(old)
+    assert directory.authenticate(new)
+
+
+def test_a_prefix_that_begins_with_a_hyphen_is_no_option(repliq: Repliq, sessions: Sessions) -> None:
+    import sqlalchemy
+
+    with sessions.begin() as session:
+        session.execute(sqlalchemy.text("UPDATE api_keys SET prefix = '-sabcdef'"))
+    new = repliq("keys", "rotate", "-sabcdef", "--grace", "0").stdout.strip()
+    assert new.startswith("rq_-sabcdef")
+    assert repliq("keys", "revoke", "-sabcdef").exit_code == 0
+    assert repliq("keys", "revoke", "-sabcdef", "--yes").exit_code == 2
+
+
+def test_without_a_grace_a_rotated_key_is_revoked_at_once(repliq: Repliq, directory: Directory) -> None:
+    old = repliq("keys", "create", "--organisation").stdout.strip()
+    done = repliq("keys", "rotate", old, "--grace", "0")
+    assert "which is revoked" in done.stderr
+    assert directory.authenticate(done.stdout.strip()).kind == "organisation_key"
+    with pytest.raises(errors.InvalidApiKey):
+        directory.authenticate(old)
+
+
+def test_a_rotated_key_whose_grace_is_over_is_listed_as_expired(repliq: Repliq, sessions: Sessions) -> None:
+    import sqlalchemy
+
+    old = repliq("keys", "create").stdout.strip()
+    new = repliq("keys", "rotate", old).stdout.strip()
+    with sessions.begin() as session:
+        session.execute(sqlalchemy.text("UPDATE api_keys SET expires_at = expires_at - interval '2 days'"))
+    assert "  expired 20" in repliq("keys", "list").stdout
+    assert repliq("keys", "revoke", new.removeprefix("rq_")[:8]).exit_code == 0, "the other one has ended"
+
+
+@pytest.mark.parametrize(
+    ("grace", "told"), [("soon", "no duration"), ("1w", "no duration"), ("-1", ""), ("31d", "30 days")]
+)
+def test_a_wrong_grace_is_refused_before_anything_is_done(repliq: Repliq, grace: str, told: str) -> None:
+    done = repliq("keys", "rotate", "nobody", "--grace", grace)
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
+def test_graces_on_the_command_line_are_those_of_the_api() -> None:
+    given = {"90s": 90, "30m": 1800, "24h": 86_400, "7d": 604_800, "0": 0, "5": 5, "30d": schemas.MOST_GRACE_S}
+    kind = moments.Duration(keys_command._MOST_GRACE_S)
+    assert {text: kind.convert(text, None, None) for text in given} == given
+    assert keys_command._MOST_GRACE_S == schemas.MOST_GRACE_S
 
 
 def test_the_key_of_api_keys_can_be_revoked_by_the_prefix_that_is_shown(repliq: Repliq) -> None:

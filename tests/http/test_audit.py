@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 import sqlalchemy
 from flask.testing import FlaskClient
 
 from app.bots import keys, models, organisations, schemas
+from app.core import ids
 from app.http import factory
 from app.runtime import Runtime
 from tests.http.conftest import KEY, SECRET, as_key
@@ -53,6 +55,7 @@ def steps() -> list[Step]:
         Step("POST /v1/bots/{bot_id}/webhook-secret/rotate", ["bot.webhook_secret_rotated"]),
         Step("POST /v1/bots/{bot_id}/keys", ["key.created"], {"name": "k", "scopes": ["chat"]}),
         Step("PATCH /v1/bots/{bot_id}/keys/{key_id}", ["key.updated"], {"daily_budget_usd": "1"}),
+        Step("POST /v1/bots/{bot_id}/keys/{key_id}/rotate", ["key.created", "key.rotated"], {}),
         Step("DELETE /v1/bots/{bot_id}/keys/{key_id}", ["key.revoked"]),
         Step("DELETE /v1/bots/{bot_id}", ["bot.deleted"]),
         Step("PATCH /v1/users/{user_id}", ["user.updated"], {"language": "uk"}),
@@ -98,7 +101,7 @@ def test_every_operation_of_administration_leaves_its_row(runtime: Runtime, clie
     for number, step in enumerate(walk):
         before, method, path = len(rows(runtime)), *step.operation.split(" ")
         how: dict[str, Any] = {} if step.body is None else {"json": step.body}
-        headers = {"X-Request-ID": f"walk-{number}"}
+        headers = {"X-Request-ID": f"{number:032x}"}
         answer = client.open(path.format(**known), method=method, headers=headers, environ_overrides=FROM, **how)
         assert answer.status_code in (200, 201, 204), (step, answer.text)
         if answer.status_code == 201:
@@ -106,7 +109,7 @@ def test_every_operation_of_administration_leaves_its_row(runtime: Runtime, clie
         new = rows(runtime)[before:]
         assert [row.action for row in new] == step.actions, step
         for row in new:
-            assert (row.actor, row.request_id, row.address) == (f"key:{prefix}", f"walk-{number}", "192.0.2.7"), step
+            assert (row.actor, row.request_id, row.address) == (f"key:{prefix}", f"{number:032x}", "192.0.2.7"), step
             assert row.organisation_id is not None
             assert row.bot_id is not None
     assert USER not in str([vars(row) for row in rows(runtime)])
@@ -126,6 +129,90 @@ def test_what_fails_or_is_replayed_leaves_no_row(runtime: Runtime, client: Flask
     assert client.delete("/v1/providers/openai/key").status_code == 204
     assert client.delete("/v1/prompts/nowhere").status_code == 404
     assert len(rows(runtime)) == before
+
+
+OWN = "0197c2f3-7b3e-7d44-9a10-3c5b6f2e8d11"
+NAMES = ("anna.shevchenko", "tg:4242", "+380501234567", "380501234567", "deadbeef", "req_anna", f"{OWN}-anna", "a" * 65)
+
+
+@pytest.mark.parametrize(
+    "given", [OWN, OWN.upper(), OWN.replace("-", ""), f"req_{OWN.replace('-', '')}", "01JZ1F6YSY7N2A43RBDSQJX34H"]
+)
+def test_a_clients_request_id_is_on_record_where_it_looks_like_an_id(
+    runtime: Runtime, client: FlaskClient, given: str
+) -> None:
+    answer = client.post("/v1/bots", json={"name": "n"}, headers={"X-Request-ID": given})
+    assert (answer.headers["X-Request-ID"], rows(runtime)[-1].request_id) == (given, given)
+
+
+@pytest.mark.parametrize("given", NAMES)
+def test_a_request_id_that_may_name_somebody_is_not_on_record(
+    runtime: Runtime, client: FlaskClient, given: str
+) -> None:
+    """The audit cannot be changed: an erasure would not reach it."""
+    answer = client.post("/v1/bots", json={"name": "n"}, headers={"X-Request-ID": given})
+    assert (answer.headers["X-Request-ID"], rows(runtime)[-1].request_id) == (given, "")
+
+
+def test_our_own_request_id_is_on_record(runtime: Runtime, client: FlaskClient) -> None:
+    answer = client.post("/v1/bots", json={"name": "n"})
+    assert rows(runtime)[-1].request_id == answer.headers["X-Request-ID"]
+
+
+def count(runtime: Runtime, table: str) -> int:
+    with runtime.sessions.begin() as session:
+        return int(session.scalar(sqlalchemy.text(f"SELECT count(*) FROM {table}")) or 0)
+
+
+def test_forgetting_somebody_whom_nobody_knows_leaves_nothing(runtime: Runtime, client: FlaskClient) -> None:
+    before = count(runtime, "users"), count(runtime, "audit")
+    assert client.get("/v1/chat/limits/nobody-3").status_code == 200  # a profile in Redis is no trace of him
+    for number in range(4):
+        assert client.delete(f"/v1/chat/history/nobody-{number}").status_code == 204
+        assert client.delete(f"/v1/users/nobody-{number}").status_code == 204
+    assert (count(runtime, "users"), count(runtime, "audit")) == before
+
+
+TRACES = {
+    "users": "INSERT INTO users (bot_id, user_id) VALUES (:bot, :user)",
+    "dialogs": "INSERT INTO dialogs (id, bot_id, user_id, kind, version, last_seq, created_at, active_at, updated_at) "
+               "VALUES (gen_random_uuid(), :bot, :user, 'chat', 1, 0, now(), now(), now())",
+    "request_feedback": "INSERT INTO request_feedback (task_id, bot_id, user_id, rating, requested_at) "
+                        "VALUES (gen_random_uuid(), :bot, :user, 1, now())",
+    "request_history": "INSERT INTO request_history (id, bot_id, user_id, request_type, provider, model, request_data, status, created_at) "
+                       "VALUES (gen_random_uuid(), :bot, :user, 'chat', 'p', 'm', '{}', 'success', now())",
+}  # fmt: skip
+"""Anything that tells of a user, be it all there is of him."""
+
+
+@pytest.mark.parametrize("table", TRACES)
+def test_whoever_has_left_anything_is_forgotten_on_record(runtime: Runtime, client: FlaskClient, table: str) -> None:
+    with runtime.sessions.begin() as session:
+        bot = client.get("/v1/bots").json["data"][0]["id"]
+        session.execute(sqlalchemy.text(TRACES[table]), {"bot": bot, "user": USER})
+    assert client.delete(f"/v1/users/{USER}").status_code == 204
+    assert [row.action for row in rows(runtime)][-1:] == ["user.erased"]
+    if table != "users":
+        assert count(runtime, f"{table} WHERE user_id = '{USER}'") == 0
+
+
+def test_whoever_is_known_to_redis_alone_is_forgotten_on_record(runtime: Runtime, client: FlaskClient) -> None:
+    """His row of `users` lets what is still on its way be forgotten when it comes."""
+    made = client.post("/v1/dialogs", json={"user_id": USER})
+    assert made.status_code == 201, made.text
+    assert count(runtime, "users") == count(runtime, "dialogs") == 0
+    assert client.delete(f"/v1/chat/history/{USER}").status_code == 204
+    assert count(runtime, "users WHERE erased_at IS NOT NULL") == 1
+    assert [row.action for row in rows(runtime)][-1:] == ["user.erased"]
+
+
+def test_analytics_is_told_of_strangers_too(runtime: Runtime, client: FlaskClient) -> None:
+    """It may know them from events that others sent."""
+    assert client.delete(f"/v1/users/{USER}").status_code == 204
+    bot = client.get("/v1/bots").json["data"][0]["id"]
+    waiting = runtime.outbox.pending("events", ids.shard_of(bot, runtime.settings.redis_shards))
+    (event,) = (orjson.loads(fields["event"]) for _, fields in waiting)
+    assert (event["eventName"], event["userId"]) == ("user_erased", USER)
 
 
 @pytest.mark.parametrize("told", ["198.51.100.9", "2001:db8::9", "no address", "x" * 5000, ""])

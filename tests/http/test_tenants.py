@@ -204,6 +204,7 @@ def bodies(tenant: Tenant) -> dict[str, Any]:
         "PATCH /bots/{bot_id}": {"name": "mine", "settings": {"system_prompt": "mine"}},
         "POST /bots/{bot_id}/keys": {"name": "mine", "scopes": ["chat"]},
         "PATCH /bots/{bot_id}/keys/{key_id}": {"daily_budget_usd": "1"},
+        "POST /bots/{bot_id}/keys/{key_id}/rotate": {"grace_seconds": 60},
         "PATCH /users/{user_id}": {"daily_limit": 1, "preferences": {"wish": "mine"}},
         "POST /chat/completions": {**completion, "dialog_id": dialog, "background": True},
         "POST /chat/send": {"telegram_id": 4242, "message": "mine", "session_id": SESSION},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pydantic
 
 from app.bots import announce, bots, keys, models, schemas, users
@@ -144,7 +146,7 @@ def create_key(call: Context, bot_id: str) -> Answer:
 
 @api.route("GET", "/v1/bots/<bot_id>/keys", scope="org", query=PageQuery, answers={200: KeysPage})
 def list_keys(call: Context, bot_id: str) -> Answer:
-    """List a bot's keys: prefix, scopes, last use; revoked ones too."""
+    """List a bot's keys: prefix, scopes, last use, end; revoked ones too."""
     owner = call.principal.organisation
     with call.runtime.sessions.begin() as session:
         bot = str(bots.get(session, owner, bot_id).id)
@@ -164,6 +166,25 @@ def change_key(call: Context, bot_id: str, key_id: str) -> Answer:
     call.runtime.directory.forget("key", digest.hex())
     announce.key_revoked(call.runtime.store, call.runtime.keys, digest)  # forgotten everywhere, and read anew
     return changed
+
+
+@api.route("POST", "/v1/bots/<bot_id>/keys/<key_id>/rotate", scope="org", body=schemas.KeyRotate, once=True, secret=("key",),
+           answers={201: schemas.KeyRotated})  # fmt: skip
+def rotate_key(call: Context, bot_id: str, key_id: str) -> Answer:
+    """Put a new key in a key's place; the one before is good for the grace, 24 h by default. The new one is shown this once."""
+    owner, secret_key = call.principal.organisation, call.runtime.settings.secret_key
+    with call.changing() as session:
+        bot = str(bots.get(session, owner, bot_id).id)
+        row, key, old = keys.rotate(session, secret_key, owner, bot, key_id, call.body.grace_seconds)
+        shown = schemas.KeyOut.model_validate(row).model_dump()
+        before = {"previous_id": old.id, "previous_expires_at": old.expires_at}
+        made = schemas.KeyRotated.model_validate({**shown, "key": key, **before})
+        digest = old.digest
+    call.runtime.directory.forget("key", digest.hex())
+    # Without Redis all look again within a second anyway, and the new key is to be had now or never.
+    with contextlib.suppress(errors.Unavailable):
+        announce.key_revoked(call.runtime.store, call.runtime.keys, digest)
+    return made, 201, {"Location": f"/v1/bots/{bot}/keys/{made.id}"}
 
 
 @api.route("DELETE", "/v1/bots/<bot_id>/keys/<key_id>", scope="org", answers={204: "revoked"})
