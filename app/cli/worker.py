@@ -38,7 +38,7 @@ def command(name: str, queues: str, threads: int | None, grace: float, metrics_p
     exporter.begin(settings, metrics_port)
     tracing.start(settings, "worker")
 
-    from celery import concurrency, signals
+    from celery import signals
     from celery.apps import worker as celery_worker
 
     from app.llm import providers
@@ -60,21 +60,27 @@ def command(name: str, queues: str, threads: int | None, grace: float, metrics_p
         celery_worker.safe_say = server_log.say  # it prints from a signal handler
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stopping, weak=False)
-    # Not `worker_main`: Celery's command line loads every plugin there is, Flower and its web server among them.
-    process = app.Worker(
+    process = _celery_worker(app, full_name, queues, requests.pool_size)
+    process.start()
+    broker.runtime(patient=True).close()
+    tracing.stop()
+    sys.exit(process.exitcode or 0)
+
+
+def _celery_worker(app: Any, full_name: str, queues: str, threads: int) -> Any:
+    """Make the worker; not by `worker_main`: Celery's command line loads every plugin there is, Flower and its web server among them."""
+    from celery import concurrency
+
+    return app.Worker(
         hostname=full_name,
         pool_cls=concurrency.get_implementation("threads"),
-        concurrency=requests.pool_size,
+        concurrency=threads,
         queues=queues,
         without_gossip=True,
         without_mingle=True,
         loglevel="WARNING",
         quiet=True,
     )
-    process.start()
-    broker.runtime(patient=True).close()
-    tracing.stop()
-    sys.exit(process.exitcode or 0)
 
 
 def _stop_in_time(grace_s: float) -> None:

@@ -18,18 +18,9 @@ from app.core import errors
 from app.core.database import Sessions, make_engine
 from app.core.store import Keys, Store
 from tests import servers
+from tests.bots.clock import Clock
 
 SECRET = "a secret of tests"
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Place:

@@ -16,6 +16,7 @@ from app.bots.directory import Bot, Directory
 from app.chat import reservations
 from app.core import clock, errors
 from app.core.database import Sessions, make_engine
+from tests.bots.clock import Clock
 
 SECRET = "a secret of tests"
 HOUR_S = 3600
@@ -23,16 +24,6 @@ GIVEN = {
     "name": "partner", "scopes": ["chat", "history"], "daily_limit": 3, "rate_limit_per_minute": 2, "daily_budget_usd": "1.5",
     "monthly_budget_usd": "9",
 }  # fmt: skip
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -180,7 +181,7 @@ def test_a_revoked_key_ends_within_a_second_in_every_process(
         assert client.delete(f"/v1/bots/{bot}/keys/{identifier}").status_code == 204
         assert ask(client, "", key).status_code == 401
         took_s.append(eventually(lambda there=there: there.get("/v1/tasks").status_code == 401, 30, every_s=0.01))
-    assert min(took_s) < 1
+    assert statistics.median(took_s) < 1
 
 
 CLOSED = [route for route in factory.all_routes() if not route.open]

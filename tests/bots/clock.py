@@ -1,0 +1,13 @@
+"""A clock for what remembers keys and bots."""
+
+from __future__ import annotations
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
